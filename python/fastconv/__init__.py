@@ -1,0 +1,92 @@
+"""fastconv: convolution, pooling, ReLU and softmax for NumPy arrays, native in NHWC and NCHW, by hand-written CPU kernels.
+
+    import fastconv as fc
+    y = fc.conv2d(x, weight, bias, padding=1, activation="relu")        # drop-in for torch.nn.functional
+    conv = fc.Conv2d(weight, bias, padding=1, layout="NHWC")            # planned and packed once
+    net = fc.models.resnet50(weights="resnet50.safetensors")            # logits = net(x)
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+
+def _load_core() -> None:
+    """Load the compiled core with an OpenMP runtime whose idle threads go to sleep soon.
+
+    GNU's runtime reads its environment once, when it is loaded, and by default keeps idle threads spinning for milliseconds, which takes the
+    processor from whoever computes next. A caller who has set a policy keeps it; the environment is left as it was found.
+    """
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    set_here = not any(name in os.environ for name in names)
+    if set_here:
+        os.environ["GOMP_SPINCOUNT"] = "600"  # a PAUSE is 40 to 140 cycles: 10 to 30 microseconds
+    try:
+        importlib.import_module(f"{__name__}._core")
+    finally:
+        if set_here:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+_load_core()
+
+from ._explain import explain, kernels  # noqa: E402
+from ._core import __version__  # noqa: E402
+from .layers import AvgPool2d, Conv2d, Linear, MaxPool2d  # noqa: E402
+from .ops import (  # noqa: E402
+    PerformanceWarning,
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    batch_norm,
+    conv2d,
+    convert_layout,
+    linear,
+    max_pool2d,
+    relu,
+    softmax,
+)
+from .settings import get_num_threads, set_num_threads, show_config, threads  # noqa: E402
+
+if TYPE_CHECKING:
+    from . import _core, image, models, weights
+
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "Linear",
+    "MaxPool2d",
+    "PerformanceWarning",
+    "__version__",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "conv2d",
+    "convert_layout",
+    "explain",
+    "get_num_threads",
+    "image",
+    "kernels",
+    "linear",
+    "max_pool2d",
+    "models",
+    "relu",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "threads",
+    "weights",
+]
+
+_LAZY = ("models", "weights", "image")  # loaded at first use: an import of the ops alone stays quick
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

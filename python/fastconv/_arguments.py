@@ -1,0 +1,151 @@
+"""Arguments in the forms that the contract allows, made plain: pairs, paddings, algorithm names. Errors name the argument."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]  # (top, bottom, left, right)
+
+Layout = Literal["NCHW", "NHWC"]
+WeightLayout = Literal["OIHW", "OHWI", "HWIO"]
+PaddingLike = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
+Algorithm = str | Sequence[str]
+
+_INT64_MAX = 2**63 - 1
+_WORDS = ("valid", "same", "same_lower", "full")
+
+
+def integer(value: Any, name: str, least: int | None = None) -> int:
+    """A whole number that fits into 64 bits. Booleans and floats are refused: they are mistakes more often than numbers."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
+    number = operator.index(value)
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if abs(number) > _INT64_MAX:
+        raise ValueError(f"{name} must fit into 64 bits, got {number}")
+    return number
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or (hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, bytes)))
+
+
+def pair(value: Any, name: str, least: int) -> Pair:
+    """An int for both axes, or (h, w)."""
+    if _is_sequence(value):
+        if len(value) == 1:  # torch accepts a sequence of one
+            value = (value[0], value[0])
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an int or (h, w), got {len(value)} values")
+        return integer(value[0], name, least), integer(value[1], name, least)
+    number = integer(value, name, least)
+    return number, number
+
+
+def boolean(value: Any, name: str) -> bool:
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool, got {type(value).__name__} {value!r}")
+
+
+def text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {type(value).__name__} {value!r}")
+    return value
+
+
+def layout_name(value: Any, name: str = "layout") -> str:
+    if text(value, name) not in ("NCHW", "NHWC"):
+        raise ValueError(f'{name} must be one of "NCHW", "NHWC"; got "{value}"')
+    return str(value)
+
+
+def weight_layout_name(value: Any, layout: str) -> str:
+    """The order of weight's axes; by default the one that goes with the layout."""
+    if value is None:
+        return "OIHW" if layout == "NCHW" else "OHWI"
+    if text(value, "weight_layout") not in ("OIHW", "OHWI", "HWIO"):
+        raise ValueError(f'weight_layout must be one of "OIHW", "OHWI", "HWIO"; got "{value}"')
+    return str(value)
+
+
+def activation_name(value: Any) -> str | None:
+    if value is None:
+        return None
+    if text(value, "activation") != "relu":
+        raise ValueError(f'activation must be None or "relu"; got "{value}"')
+    return "relu"
+
+
+def algorithm_names(value: Any) -> tuple[str, ...]:
+    """One name, or several in order of preference. Whether they exist is for the plan to say."""
+    if isinstance(value, str):
+        return (value,)
+    if not _is_sequence(value):
+        raise TypeError(f"algorithm must be a string or a sequence of strings, got {type(value).__name__} {value!r}")
+    names = tuple(text(v, "algorithm") for v in value)
+    if not names:
+        raise ValueError("algorithm must name at least one algorithm, got an empty sequence")
+    return names
+
+
+def _same(extent: int, kernel: int, stride: int, dilation: int, extra_first: bool) -> tuple[int, int]:
+    """TensorFlow's rule: the output has ceil(extent / stride) positions; an odd padding has its extra at the end (SAME) or the start (SAME_LOWER).
+
+    Source: the definition of auto_pad SAME_UPPER / SAME_LOWER in ONNX Conv, which equals tf.nn.convolution's "SAME".
+    """
+    out = -(-extent // stride)
+    total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - extent, 0)
+    small, large = total // 2, total - total // 2
+    return (large, small) if extra_first else (small, large)
+
+
+def pads(value: Any, extents: Pair, kernel: Pair, stride: Pair, dilation: Pair, *, allow_full: bool = True) -> Pads:
+    """Padding in any form of the contract as (top, bottom, left, right). `extents`: height and width of the input."""
+    if isinstance(value, str):
+        words = _WORDS if allow_full else _WORDS[:3]
+        if value not in words:
+            raise ValueError(f"padding must be an int, (h, w), ((top, bottom), (left, right)) or one of {', '.join(words)}; got {value!r}")
+        if value == "valid":
+            return (0, 0, 0, 0)
+        if value == "full":
+            h, w = (d * (k - 1) for d, k in zip(dilation, kernel))
+            return _checked((h, h, w, w))
+        h2, w2 = (_same(e, k, s, d, value == "same_lower") for e, k, s, d in zip(extents, kernel, stride, dilation))
+        return _checked((*h2, *w2))
+    if _is_sequence(value) and len(value) == 2 and any(_is_sequence(v) for v in value):
+        if not all(_is_sequence(v) and len(v) == 2 for v in value):
+            raise ValueError(f"padding must be an int, (h, w) or ((top, bottom), (left, right)), got {value!r}")
+        (top, bottom), (left, right) = ((integer(a, "padding", 0), integer(b, "padding", 0)) for a, b in value)
+        return (top, bottom, left, right)
+    h, w = pair(value, "padding", 0)
+    return (h, h, w, w)
+
+
+def _checked(values: Pads) -> Pads:
+    for v in values:
+        integer(v, "padding")
+    return values
+
+
+def batched(shape: tuple[int, ...], name: str, layout: str) -> tuple[tuple[int, int, int, int], bool]:
+    """(four-dimensional shape, whether a batch axis was added)."""
+    if len(shape) == 4:
+        return shape, False  # type: ignore[return-value]
+    if len(shape) == 3:
+        return (1, *shape), True  # type: ignore[return-value]
+    raise ValueError(f"{name} must have 4 dimensions ({layout}) or 3 without the batch, got {len(shape)} with shape {shape}")
+
+
+def spatial(shape: tuple[int, ...], layout: str) -> Pair:
+    """Height and width of a four-dimensional shape."""
+    return (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
+
+
+def kernel_extents(shape: tuple[int, ...], weight_layout: str) -> Pair:
+    at = {"OIHW": 2, "OHWI": 1, "HWIO": 0}[weight_layout]
+    return shape[at], shape[at + 1]

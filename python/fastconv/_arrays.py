@@ -1,0 +1,163 @@
+"""Arrays at the border: what a caller may pass, and what comes back to them.
+
+NumPy arrays are taken as they are. Any other object with `__dlpack__` on the CPU (torch, JAX, CuPy's pinned memory, ...) is viewed through NumPy
+without a copy, and results go back through its own library. The compiled core reads C-contiguous, aligned float32; anything else of
+the right dtype is copied once into that form, which changes strides and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from numpy.exceptions import TooHardError
+except ImportError:  # NumPy before 1.25
+    from numpy import TooHardError  # type: ignore[no-redef, attr-defined]
+
+F32 = NDArray[np.float32]
+Wrap = Callable[[NDArray[Any]], Any]
+
+_CPU_DEVICES = {1: "CPU", 3: "CUDA pinned host memory", 11: "ROCm pinned host memory"}
+_DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed memory", 14: "oneAPI"}
+
+
+def _unchanged(result: NDArray[Any]) -> NDArray[Any]:
+    return result
+
+
+def _producer_wrap(x: Any) -> Wrap:
+    """Gives results to the library that `x` came from, without a copy where it can import one."""
+    module = type(x).__module__.split(".")[0]
+    library = sys.modules.get(module)
+    if module == "torch" and library is not None:
+        return library.from_numpy  # type: ignore[no-any-return]
+    namespace = getattr(x, "__array_namespace__", None)
+    candidates = [namespace()] if callable(namespace) else []
+    candidates.append(library)
+    for candidate in candidates:
+        from_dlpack = getattr(candidate, "from_dlpack", None)
+        if callable(from_dlpack):
+            return from_dlpack  # type: ignore[no-any-return]
+    return _unchanged
+
+
+def _view(x: Any, name: str) -> NDArray[Any]:
+    """`x` as a NumPy array over the same memory."""
+    if isinstance(x, np.ndarray):
+        return x
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(f"{name} must be a NumPy array or an object with __dlpack__ on the CPU, got {type(x).__name__}")
+    device = getattr(x, "__dlpack_device__", None)
+    if callable(device):
+        kind = int(device()[0])
+        if kind not in _CPU_DEVICES:
+            raise ValueError(f"{name} lies on device {_DEVICE_NAMES.get(kind, kind)}; this function computes on the CPU")
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        # torch refuses to export tensors that carry gradients, or a dtype that NumPy does not know.
+        if getattr(x, "requires_grad", False):
+            raise ValueError(f"{name} carries gradients and cannot be shared; pass {name}.detach()") from None
+        raise TypeError(f"{name} cannot be read through DLPack: {error} (dtype {getattr(x, 'dtype', 'unknown')})") from None
+
+
+def _check_dtype(a: NDArray[Any], name: str) -> None:
+    if a.dtype != np.float32:
+        raise TypeError(f"{name} must be float32, got {a.dtype}")
+
+
+def plain(a: NDArray[Any]) -> F32:
+    """C-contiguous, aligned, native float32: `a` itself where it is that already."""
+    if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
+        return a.view(np.ndarray) if type(a) is not np.ndarray else a
+    # asarray first: subclasses such as masked arrays and matrices would keep their own rules of indexing.
+    return np.array(a, dtype=np.float32, order="C", copy=True, subok=False)
+
+
+def as_view(x: Any, name: str) -> tuple[NDArray[Any], Wrap]:
+    """(float32 array over the caller's memory, any strides; wrap for results)."""
+    a = _view(x, name)
+    _check_dtype(a, name)
+    return a, (_unchanged if a is x else _producer_wrap(x))
+
+
+def as_input(x: Any, name: str) -> tuple[F32, Wrap]:
+    """(plain float32 array, wrap): `wrap(result)` gives an array of the caller's own library.
+
+    Raises TypeError for anything but float32 on the CPU (naming the dtype), ValueError for another device.
+    """
+    a, wrap = as_view(x, name)
+    return plain(a), wrap
+
+
+class Output:
+    """Where a result goes: a fresh array, or the caller's `out`, written directly where its memory allows.
+
+    `array` is plain and is what the core writes; `finish()` returns what the caller gets.
+    """
+
+    def __init__(self, shape: tuple[int, ...], out: Any, wrap: Wrap, inputs: tuple[tuple[str, NDArray[Any] | None], ...], dtype: Any = np.float32,
+                 name: str = "out") -> None:
+        self._out = out
+        self._wrap = wrap
+        self._target: NDArray[Any] | None = None
+        if out is None:
+            self.array: NDArray[Any] = np.empty(shape, dtype)
+            return
+        target = _view(out, name)
+        if target.dtype != np.dtype(dtype):
+            raise TypeError(f"{name} must be {np.dtype(dtype)}, got {target.dtype}")
+        if target.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {target.shape}")
+        if not target.flags.writeable:
+            raise ValueError(f"{name} is read-only")
+        if _overlaps_itself(target):
+            raise ValueError(f"{name} overlaps itself: two of its elements share memory (strides {target.strides})")
+        for input_name, array in inputs:
+            if array is not None and _share_memory(target, array):
+                raise ValueError(f"{name} overlaps {input_name} in memory")
+        self._target = target
+        plain_already = target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative
+        self.array = target if plain_already else np.empty(shape, dtype)
+
+    def finish(self) -> Any:
+        if self._target is None:
+            return self._wrap(self.array)
+        if self.array is not self._target:
+            self._target[...] = self.array
+        return self._out
+
+
+def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except TooHardError:
+        return True  # interleaved beyond what can be decided quickly: refused rather than risked
+
+
+def _overlaps_itself(a: NDArray[Any]) -> bool:
+    """Whether two indices name the same memory."""
+    axes = sorted((abs(stride), extent) for extent, stride in zip(a.shape, a.strides) if extent > 1)
+    reach = a.itemsize
+    for stride, extent in axes:
+        if stride < reach:
+            break
+        reach += stride * (extent - 1)
+    else:
+        return False  # each axis steps over everything before it
+    if a.size == 0:
+        return False
+    if any(stride == 0 for stride, _ in axes) or a.size > 1 << 24:
+        return True
+    offsets = np.zeros(1, np.int64)
+    for stride, extent in axes:
+        offsets = (offsets[:, None] + stride * np.arange(extent)).ravel()
+    offsets.sort()
+    return bool((np.diff(offsets) < a.itemsize).any())

@@ -1,0 +1,41 @@
+#include "common/log.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+namespace fastconv {
+namespace {
+
+std::atomic<int>& level() {
+  static std::atomic<int> value{[] {
+    const char* text = std::getenv("FASTCONV_VERBOSE");
+    return text ? std::atoi(text) : 0;
+  }()};
+  return value;
+}
+
+}  // namespace
+
+int verbose_level() { return level().load(std::memory_order_relaxed); }
+void set_verbose(int value) { level() = value; }
+
+std::string to_string(const Blocking& b) {
+  std::string s;
+  const auto put = [&s](const char* name, int64_t value) {
+    if (value) s += (s.empty() ? "" : " ") + std::string(name) + std::to_string(value);
+  };
+  put("mr", b.mr), put("nr", b.nr), put("mc", b.mc), put("segs", b.segs), put("seg_k", b.seg_k);
+  if (b.flat) s += " flat";
+  if (b.channels_first) s += " crs";
+  return s;
+}
+
+void log_plan(const char* event, const Plan& plan, double milliseconds) {
+  const Problem& p = plan.problem;
+  std::fprintf(stderr, "fastconv,%s,%s,%s,%s,float32,%s,%s,%s,%s,%lld,%lld,%.6g\n", event, to_string(p.op), plan.algorithm->device, to_string(p.layout),
+               to_string(p).c_str(), plan.algorithm->name, plan.ukernel_name, to_string(plan.blocking).c_str(),
+               static_cast<long long>(plan.packed_bytes), static_cast<long long>(plan.scratch_bytes), milliseconds);
+}
+
+}  // namespace fastconv

@@ -1,0 +1,27 @@
+// The one front door: from a Problem to a Plan. Validated problem in, immutable plan out, kept in a bounded cache.
+#pragma once
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/algorithm.h"
+
+namespace fastconv {
+
+using PlanPtr = std::shared_ptr<const Plan>;
+using Preference = std::vector<std::string>;  // names in order of preference; "auto" leaves the choice to the list
+
+struct Unsupported : std::runtime_error {  // NotImplementedError
+  using std::runtime_error::runtime_error;
+};
+
+// The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its reason;
+// std::invalid_argument for a name that no algorithm of the op has.
+PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"});
+
+// Cycles that one core would need, roughly: what decides whether a second thread pays.
+double estimated_cycles(const Problem& problem);
+
+}  // namespace fastconv

@@ -1,0 +1,150 @@
+// Convolution as a matrix product: dst[p, oc] = act(bias + residual + sum_k patches[p, k] * wei[oc, k]), K = (r, s, c).
+// The patch matrix is built block by block in the thread's scratch, never as a whole.
+// Operands: weights packed [group][panel][K][nr]. Patches: NHWC rows of K values, one per output pixel, copied in runs of adjacent
+// channels; NCHW one row of output pixels per k, gathered from image rows. 1x1 with stride 1 is the matrix already: nothing is copied.
+// Blocking: as many output pixels as fill half of the L2 with their patches; panels inside a block.
+// Numerics: one sequential sum over K per output, whatever the batch or the threads.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/gemm/gemm.h"
+
+namespace fastconv {
+namespace {
+
+const char* refuses(const Problem& p, const Machine&) {
+  return reduction(p) > (int64_t{1} << 26) ? "the patch of one output pixel exceeds 2^26 values" : nullptr;
+}
+
+// Distance between patch rows: an odd number of cache lines, so that the rows of a tile spread over the cache sets.
+int64_t odd_lines(int64_t elements) {
+  const int64_t padded = round_up(elements, 16);
+  return (padded / 16) % 2 ? padded : padded + 16;
+}
+
+void configure(Plan& plan, const Machine& machine) {
+  const Problem& p = plan.problem;
+  Blocking& b = plan.blocking;
+  b.flat = p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
+  b.seg_k = reduction(p);
+  configure_gemm(plan, machine);
+  const int64_t room = std::max<int64_t>(machine.l2_bytes / 2, 64 << 10) / 4;
+  b.mc = std::max(b.mr, room / odd_lines(b.seg_k) / b.mr * b.mr);
+  b.mc = std::min(b.mc, round_up(p.n * p.oh * p.ow, b.mr));
+  // Equal blocks of an image, so that none is a thin rest. From the problem less its n.
+  const int64_t plane = p.oh * p.ow;
+  if (plane > b.mc) b.mc = round_up(div_up(plane, div_up(plane, b.mc)), b.mr);
+  if (!b.flat)
+    plan.scratch_bytes = 4 * (p.layout == Layout::nhwc ? b.mc * odd_lines(b.seg_k) : odd_lines(b.mc) * b.seg_k);
+}
+
+// Positions along one axis whose tap falls inside the image: those o in [0, out) with 0 <= o * stride + shift < in.
+Range inside(int64_t out, int64_t stride, int64_t shift, int64_t in) {
+  const int64_t lo = shift >= 0 ? 0 : div_up(-shift, stride);
+  const int64_t hi = in - 1 - shift < 0 ? 0 : (in - 1 - shift) / stride + 1;
+  const int64_t begin = std::min(lo, out);
+  return {begin, std::clamp(hi, begin, out)};
+}
+
+// NHWC: patches of output pixels first..first+count of the whole batch, row-major.
+void fill_rows(const Problem& p, const float* src, int64_t group, int64_t first, int64_t count, float* out, int64_t ld) {
+  const int64_t icg = p.icg(), plane = p.oh * p.ow;
+  const bool adjoin = p.dw == 1 && icg == p.ic;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t pixel = first + i, image = pixel / plane, y = pixel % plane / p.ow, x = pixel % p.ow;
+    const float* base = src + image * p.ic * p.ih * p.iw + group * icg;
+    const int64_t x0 = x * p.sw - p.pl;
+    const Range cols = inside(p.kw, p.dw, x0, p.iw);
+    float* row = out + i * ld;
+    for (int64_t r = 0; r < p.kh; ++r, row += p.kw * icg) {
+      const int64_t iy = y * p.sh - p.pt + r * p.dh;
+      if (iy < 0 || iy >= p.ih) {
+        std::memset(row, 0, p.kw * icg * sizeof(float));
+        continue;
+      }
+      const float* line = base + iy * p.iw * p.ic;
+      std::memset(row, 0, cols.begin * icg * sizeof(float));
+      if (adjoin) {
+        if (cols.end > cols.begin) std::memcpy(row + cols.begin * icg, line + (x0 + cols.begin) * p.ic, (cols.end - cols.begin) * icg * sizeof(float));
+      } else {
+        for (int64_t s = cols.begin; s < cols.end; ++s) std::memcpy(row + s * icg, line + (x0 + s * p.dw) * p.ic, icg * sizeof(float));
+      }
+      std::memset(row + cols.end * icg, 0, (p.kw - cols.end) * icg * sizeof(float));
+    }
+  }
+}
+
+// NCHW: out[k][i] for output pixels first..first+count of one image.
+void fill_columns(const Plan& plan, const float* image, int64_t group, int64_t first, int64_t count, float* out, int64_t ld) {
+  const Problem& p = plan.problem;
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  const int64_t icg = p.icg(), plane = p.ih * p.iw;
+  const float* base = image + group * icg * plane;
+  for (int64_t r = 0; r < p.kh; ++r) {
+    for (int64_t s = 0; s < p.kw; ++s) {
+      const int64_t shift = s * p.dw - p.pl;
+      const Range cols = inside(p.ow, p.sw, shift, p.iw);
+      float* rows = out + (r * p.kw + s) * icg * ld;
+      for (int64_t i = 0; i < count;) {
+        const int64_t y = (first + i) / p.ow, x = (first + i) % p.ow, run = std::min(count - i, p.ow - x);
+        const int64_t iy = y * p.sh - p.pt + r * p.dh;
+        int64_t lo = std::clamp<int64_t>(cols.begin - x, 0, run), hi = std::clamp<int64_t>(cols.end - x, lo, run);
+        if (iy < 0 || iy >= p.ih) lo = hi = 0;
+        const float* src = lo < hi ? base + iy * p.iw + (x + lo) * p.sw + shift : base;
+        move.gather_rows(src, plane, p.sw, rows + i, ld, icg, run, lo, hi);
+        i += run;
+      }
+    }
+  }
+}
+
+void run(const Plan& plan, const Operands& args, Worker& worker) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const bool nhwc = p.layout == Layout::nhwc;
+  const int64_t plane = p.oh * p.ow, total = p.n * plane;
+  float* patches = reinterpret_cast<float*>(worker.scratch);
+  const int64_t zero_offset = 0;
+  GemmPanel g{};
+  g.a_seg = &zero_offset;
+  g.segs = 1;
+  g.seg_k = b.seg_k;
+  g.outer = 1;
+  // Patches lie pixel-major in NHWC, product-major in NCHW; without patches the same holds of the image itself.
+  const int64_t ld = nhwc ? (b.flat ? p.ic : odd_lines(b.seg_k)) : (b.flat ? plane : odd_lines(b.mc));
+  g.a_row = nhwc ? ld : 1;
+  g.a_k = nhwc ? 1 : ld;
+
+  const Rectangle mine = split_work(plan, div_up(total, b.mr), p.groups * b.panels, worker);
+  const int64_t end = std::min(total, mine.pixels.end * b.mr);
+  for (int64_t at = mine.pixels.begin * b.mr; at < end;) {
+    const int64_t image = nhwc ? 0 : at / plane, pixel = nhwc ? at : at % plane;
+    const int64_t count = nhwc ? std::min(b.mc, end - at) : std::min({b.mc, end - at, plane - pixel});
+    g.inner = count;
+    for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
+      const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * p.icg();
+      if (b.flat) {
+        g.a = nhwc ? args.src + pixel * p.ic + c0 : args.src + (image * p.ic + c0) * plane + pixel;
+      } else {
+        if (u == mine.panels.begin || panel == 0) {
+          if (nhwc) {
+            fill_rows(p, args.src, group, pixel, count, patches, ld);
+          } else {
+            fill_columns(plan, args.src + image * p.ic * p.ih * p.iw, group, pixel, count, patches, ld);
+          }
+        }
+        g.a = patches;
+      }
+      g.b = packed_panel(plan, args.packed, group, panel);
+      set_epilogue(g, p, args, {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
+      gemm_of(plan).panel(&g);
+    }
+    at += count;
+  }
+}
+
+}  // namespace
+
+extern const Algorithm conv_im2col = {Op::conv2d, "im2col", "conv_im2col", "cpu", refuses, configure, pack_gemm_weights, run, leaves_of<GemmUkernel>};
+
+}  // namespace fastconv

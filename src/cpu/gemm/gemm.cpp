@@ -1,0 +1,94 @@
+#include "cpu/gemm/gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fastconv {
+
+void configure_gemm(Plan& plan, const Machine& machine) {
+  const GemmUkernel* k = find_ukernel<GemmUkernel>(machine.isa);
+  const Problem& p = plan.problem;
+  plan.ukernel = k;
+  plan.ukernel_name = k->name;
+  plan.isa = static_cast<Isa>(k->isa);
+  Blocking& b = plan.blocking;
+  b.mr = k->mr;
+  b.nr = k->nr;
+  b.panels = div_up(p.ocg(), b.nr);
+  plan.packed_bytes = p.groups * b.panels * reduction(p) * b.nr * 4;
+  plan.pack_tag = std::string("gemm n") + std::to_string(b.nr) + (b.channels_first ? " crs" : " rsc");
+}
+
+void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker& worker) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  const int64_t icg = p.icg(), ocg = p.ocg(), taps = p.kh * p.kw, depth = reduction(p), nr = b.nr;
+  const Range mine = share(p.groups * b.panels, worker.tid, worker.nthr);
+  // In memory a row of the caller's weights runs over (c, tap) or (tap, c); packed rows run over the other order where they differ.
+  const bool source_taps_inner = p.weight_layout == WeightLayout::oihw;
+  constexpr int64_t kChunk = 64;
+  alignas(64) float rows[kChunk * 32];
+  for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
+    const int64_t group = unit / b.panels, first = unit % b.panels * nr, cols = std::min(nr, ocg - first);
+    float* out = static_cast<float*>(packed) + unit * depth * nr;
+    // Packed row of the k-th product in the caller's order.
+    const auto packed_row = [&](int64_t k) {
+      if (source_taps_inner == b.channels_first) return k;  // both (c, tap) or both (tap, c)
+      return source_taps_inner ? (k % taps) * icg + k / taps : (k % icg) * taps + k / icg;
+    };
+    if (p.weight_layout == WeightLayout::hwio) {
+      const float* src = wei + group * ocg + first;
+      for (int64_t k = 0; k < depth; ++k) {
+        float* row = out + packed_row(k) * nr;
+        std::memcpy(row, src + k * p.oc, cols * sizeof(float));
+        std::fill(row + cols, row + nr, 0.0f);
+      }
+      continue;
+    }
+    const float* src = wei + (group * ocg + first) * depth;
+    for (int64_t k = 0; k < depth; k += kChunk) {
+      const int64_t count = std::min(kChunk, depth - k);
+      if (cols < nr) std::fill(rows, rows + count * nr, 0.0f);
+      move.transpose(src + k, depth, rows, nr, cols, count);
+      for (int64_t j = 0; j < count; ++j) std::memcpy(out + packed_row(k + j) * nr, rows + j * nr, nr * sizeof(float));
+    }
+  }
+}
+
+Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker) {
+  const Problem& p = plan.problem;
+  const double weights = static_cast<double>(p.weight_elements()), inputs = static_cast<double>(p.src_elements());
+  // Of all factorings nthr = rows x columns: the least estimated time, counted in products of the busiest thread plus what it reads
+  // (a read element costs about as much as eight products).
+  int best_columns = 1;
+  double best = -1;
+  for (int columns = 1; columns <= worker.nthr; ++columns) {
+    if (worker.nthr % columns) continue;
+    const int rows = worker.nthr / columns;
+    const double busiest = static_cast<double>(div_up(pixel_units, rows)) / static_cast<double>(pixel_units) *
+                           static_cast<double>(div_up(panel_count, columns)) / static_cast<double>(panel_count);
+    const double cost = busiest * static_cast<double>(p.macs()) + 8 * (weights / columns + inputs / rows);
+    if (best < 0 || cost < best) best = cost, best_columns = columns;
+  }
+  const int rows = worker.nthr / best_columns;
+  return {share(pixel_units, worker.tid % rows, rows), share(panel_count, worker.tid / rows, best_columns)};
+}
+
+void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& t) {
+  const bool nhwc = p.layout == Layout::nhwc;
+  const int64_t plane = p.oh * p.ow;
+  const int64_t at = t.c_offset + t.oc_begin * (nhwc ? 1 : plane);
+  g.c = args.dst + at;
+  g.residual = p.residual ? args.residual + at : nullptr;
+  g.bias = p.bias ? args.bias + t.oc_begin : nullptr;
+  g.c_row = nhwc ? p.oc : 1;
+  g.c_col = nhwc ? 1 : plane;
+  g.c_outer = p.ow * g.c_row;
+  g.n = t.n;
+  g.partial = nullptr;
+  g.first = g.last = 1;
+  g.relu = p.activation == Activation::relu;
+}
+
+}  // namespace fastconv

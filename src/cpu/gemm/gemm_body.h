@@ -1,0 +1,189 @@
+// The register tile of the GEMM leaves, written once over simd/ and instantiated per ISA with its tile numbers.
+//
+// A tile holds MR pixels x NV vectors of channels in registers. Each step of the reduction loads NV vectors of packed weights
+// and broadcasts MR input values. The pixels of a tile form two halves with a base pointer each, so that one tile may span
+// two rows of a narrow image (7-pixel rows fill a 14-pixel tile) and so that the compiler needs few address registers.
+// All tile heights 1..kMr exist: a row of pixels is cut into tiles of nearly equal height and no product is wasted.
+#pragma once
+
+#include "cpu/ukernel.h"
+
+namespace fastconv {
+namespace {
+
+using simd::F;
+
+template <int kMr, int kNv>
+struct Gemm {
+  static constexpr int kNr = kNv * simd::kLanes;
+  static constexpr int kBlocks = (kMr + simd::kLanes - 1) / simd::kLanes;  // transpose blocks per tile
+
+  // Where the two halves of a tile lie; offsets in elements.
+  struct Place {
+    int64_t a0, a1;  // first pixel of each half in a
+    int64_t c0, c1;  // and in c
+    int64_t p0, p1;  // and in partial, counted in pixels
+  };
+
+  template <int MR>
+  static void tile(const GemmPanel& g, const Place& at) {
+    constexpr int kHalf = (MR + 1) / 2;
+    F acc[MR][kNv];
+    if (g.first) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::zero();
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const float* p = g.partial + (i < kHalf ? at.p0 + i : at.p1 + i - kHalf) * kNr;
+#pragma GCC unroll 4
+        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::load(p + v * simd::kLanes);
+      }
+    }
+
+    const int64_t row = g.a_row, step = g.a_k;
+    const float* b = g.b;
+    for (int64_t s = 0; s < g.segs; ++s) {
+      const float* a0 = g.a + at.a0 + g.a_seg[s];
+      const float* a1 = g.a + at.a1 + g.a_seg[s];
+      for (int64_t k = g.seg_k; k > 0; --k) {
+        F w[kNv];
+#pragma GCC unroll 4
+        for (int v = 0; v < kNv; ++v) w[v] = simd::load(b + v * simd::kLanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kNv; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+        }
+        a0 += step;
+        a1 += step;
+        b += kNr;
+      }
+    }
+
+    if (!g.last) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        float* p = g.partial + (i < kHalf ? at.p0 + i : at.p1 + i - kHalf) * kNr;
+#pragma GCC unroll 4
+        for (int v = 0; v < kNv; ++v) simd::store(p + v * simd::kLanes, acc[i][v]);
+      }
+      return;
+    }
+
+    if (g.c_col == 1) {
+      const bool full = g.n == kNr;
+#pragma GCC unroll 4
+      for (int v = 0; v < kNv; ++v) {
+        const int64_t left = g.n - v * simd::kLanes;
+        if (left <= 0) break;
+        const simd::Mask m = simd::first(left);
+        const F bias = g.bias ? simd::load(g.bias + v * simd::kLanes, m) : simd::zero();
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          const int64_t at_c = (i < kHalf ? at.c0 + i * g.c_row : at.c1 + (i - kHalf) * g.c_row) + v * simd::kLanes;
+          F y = simd::add(acc[i][v], bias);
+          if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
+          if (g.relu) y = simd::relu(y);
+          if (full) {
+            simd::store(g.c + at_c, y);
+          } else {
+            simd::store(g.c + at_c, y, m);
+          }
+        }
+      }
+      return;
+    }
+
+    // NCHW: through a small buffer, then rows of pixels per channel.
+    alignas(64) float buffer[kBlocks * simd::kLanes][kNr];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kNv; ++v) simd::store(&buffer[i][v * simd::kLanes], acc[i][v]);
+    store_transposed(g, at, &buffer[0][0], MR, kHalf);
+  }
+
+  // buffer: [pixels rounded up to kLanes][kNr]. Rows past `pixels` are not written and never stored.
+  static __attribute__((noinline)) void store_transposed(const GemmPanel& g, const Place& at, const float* buffer, int pixels,
+                                                         int half) {
+    const bool one_run = at.c1 == at.c0 + half;
+    for (int base = 0; base < pixels; base += simd::kLanes) {
+      const int here = pixels - base < simd::kLanes ? pixels - base : simd::kLanes;
+      // Lanes of this block that belong to each half.
+      const int cut = half - base < 0 ? 0 : (half - base > here ? here : half - base);
+      const simd::Mask all = simd::first(here), low = simd::first(cut), high = simd::range(cut, here);
+      const int64_t c_low = at.c0 + base, c_high = at.c1 + base - half;
+      for (int j = 0; j < g.n; j += simd::kLanes) {
+        F col[simd::kLanes];
+        simd::transpose_block(buffer + base * kNr + j, kNr, col);
+        const int64_t cols = g.n - j < simd::kLanes ? g.n - j : simd::kLanes;
+#pragma GCC unroll 16
+        for (int t = 0; t < simd::kLanes; ++t) {
+          if (t >= cols) break;
+          F y = col[t];
+          if (g.bias) y = simd::add(y, simd::set1(g.bias[j + t]));
+          float* c = g.c + (j + t) * g.c_col;
+          const float* r = g.residual ? g.residual + (j + t) * g.c_col : nullptr;
+          if (one_run) {
+            if (r) y = simd::add(y, simd::load(r + c_low, all));
+            if (g.relu) y = simd::relu(y);
+            simd::store(c + c_low, y, all);
+          } else {
+            if (r) y = simd::add(y, simd::add(simd::load(r + c_low, low), simd::load(r + c_high, high)));
+            if (g.relu) y = simd::relu(y);
+            simd::store(c + c_low, y, low);
+            simd::store(c + c_high, y, high);
+          }
+        }
+      }
+    }
+  }
+
+  using TileFn = void (*)(const GemmPanel&, const Place&);
+
+  template <int... I>
+  struct Table {
+    static constexpr TileFn fn[] = {&tile<I + 1>...};
+  };
+  template <class>
+  struct Make;
+  template <int N, int... I>
+  struct Count : Count<N - 1, N - 1, I...> {};
+  template <int... I>
+  struct Count<0, I...> {
+    using type = Table<I...>;
+  };
+
+  static void panel(const GemmPanel* gp) {
+    const GemmPanel& g = *gp;
+    using Tiles = typename Count<kMr>::type;
+    int64_t o = 0;
+    // Two short rows per tile where both fit.
+    if (2 * g.inner <= kMr) {
+      for (; o + 2 <= g.outer; o += 2) {
+        const Place at = {o * g.a_outer, (o + 1) * g.a_outer, o * g.c_outer, (o + 1) * g.c_outer, o * g.inner, (o + 1) * g.inner};
+        Tiles::fn[2 * g.inner - 1](g, at);
+      }
+    }
+    const int64_t tiles = (g.inner + kMr - 1) / kMr;
+    const int64_t base = g.inner / tiles, extra = g.inner % tiles;
+    for (; o < g.outer; ++o) {
+      int64_t i = 0;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t m = base + (t < extra ? 1 : 0), half = (m + 1) / 2;
+        const Place at = {o * g.a_outer + i * g.a_row, o * g.a_outer + (i + half) * g.a_row,
+                          o * g.c_outer + i * g.c_row, o * g.c_outer + (i + half) * g.c_row,
+                          o * g.inner + i,             o * g.inner + i + half};
+        Tiles::fn[m - 1](g, at);
+        i += m;
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fastconv

@@ -1,0 +1,151 @@
+#include "cpu/machine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#include <unistd.h>
+#endif
+#if defined(FASTCONV_X86)
+#include <cpuid.h>
+#endif
+
+namespace fastconv {
+namespace {
+
+constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "amx"};
+
+Isa parse_isa(const std::string& level, const char* argument) {
+  for (int i = 0; i < 4; ++i)
+    if (level == kIsaNames[i]) return static_cast<Isa>(i);
+  throw std::invalid_argument(std::string(argument) + " must be one of scalar, avx2, avx512, amx; got '" + level + "'");
+}
+
+Isa find_isa() {
+#if defined(FASTCONV_X86)
+  __builtin_cpu_init();  // also asks the system whether it saves the wide registers
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::scalar;  // amx: when its leaves exist
+#else
+  return Isa::scalar;
+#endif
+}
+
+std::string find_cpu_name() {
+#if defined(FASTCONV_X86)
+  unsigned words[12] = {};
+  if (__get_cpuid_max(0x80000000u, nullptr) >= 0x80000004u) {
+    for (unsigned i = 0; i < 3; ++i)
+      __get_cpuid(0x80000002u + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
+  }
+  char text[49] = {};
+  std::memcpy(text, words, 48);
+  std::string name(text);
+  name.erase(0, name.find_first_not_of(' '));
+  while (!name.empty() && name.back() == ' ') name.pop_back();
+  if (!name.empty()) return name;
+#endif
+  return "unknown processor";
+}
+
+#if defined(__linux__)
+int64_t cache_bytes(int key, int64_t otherwise) {
+  const long found = sysconf(key);
+  return found > 0 ? found : otherwise;
+}
+
+// Quota of one cgroup folder in processors; 0: none.
+double read_quota(const std::string& folder) {
+  double quota = 0, period = 0;
+  if (std::ifstream v2(folder + "/cpu.max"); v2) {
+    std::string first;
+    if (v2 >> first >> period && first != "max" && period > 0) quota = std::atof(first.c_str());
+  } else if (std::ifstream q(folder + "/cpu.cfs_quota_us"), p(folder + "/cpu.cfs_period_us"); q && p) {
+    q >> quota;
+    p >> period;
+  }
+  return quota > 0 && period > 0 ? quota / period : 0.0;
+}
+
+// The smallest quota on the way from this process's control group to the root.
+double find_quota() {
+  double least = 0;
+  const auto walk = [&least](const std::string& root, std::string path) {
+    while (true) {
+      const double quota = read_quota(root + path);
+      if (quota > 0 && (least == 0 || quota < least)) least = quota;
+      if (path.empty() || path == "/") break;
+      path.erase(path.rfind('/'));
+    }
+  };
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    if (controllers.empty()) walk("/sys/fs/cgroup", path);
+    if (("," + controllers + ",").find(",cpu,") != std::string::npos) walk("/sys/fs/cgroup/cpu", path);
+  }
+  return least;
+}
+#endif
+
+MachineInfo find_machine() {
+  MachineInfo info;
+  info.isa_found = find_isa();
+  info.cpu = find_cpu_name();
+  info.l1d_bytes = 32 << 10;
+  info.l2_bytes = 1 << 20;
+  info.l3_bytes = 8 << 20;
+  info.cpus_affinity = std::max(1u, std::thread::hardware_concurrency());
+#if defined(__linux__)
+  info.l1d_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, info.l1d_bytes);
+  info.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, info.l2_bytes);
+  info.l3_bytes = cache_bytes(_SC_LEVEL3_CACHE_SIZE, info.l3_bytes);
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) info.cpus_affinity = std::max(1, CPU_COUNT(&mask));
+  info.cpu_quota = find_quota();
+#endif
+  return info;
+}
+
+Isa cap_from_environment() {
+  const char* text = std::getenv("FASTCONV_MAX_ISA");
+  return text && *text ? parse_isa(text, "FASTCONV_MAX_ISA") : Isa::amx;
+}
+
+std::atomic<int>& cap() {
+  static std::atomic<int> value{static_cast<int>(cap_from_environment())};
+  return value;
+}
+
+}  // namespace
+
+const char* to_string(Isa isa) { return kIsaNames[static_cast<int>(isa)]; }
+
+const MachineInfo& machine_info() {
+  static const MachineInfo info = find_machine();
+  return info;
+}
+
+Isa current_isa() { return std::min(machine_info().isa_found, static_cast<Isa>(cap().load(std::memory_order_relaxed))); }
+
+void set_max_isa(const std::string& level) {
+  cap() = static_cast<int>(level.empty() ? cap_from_environment() : parse_isa(level, "level"));
+}
+
+Machine current_machine() {
+  const MachineInfo& info = machine_info();
+  return {current_isa(), info.l1d_bytes, info.l2_bytes, info.l3_bytes};
+}
+
+}  // namespace fastconv

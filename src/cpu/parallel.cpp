@@ -1,0 +1,123 @@
+#include "cpu/parallel.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+#if defined(FASTCONV_X86)
+#include <immintrin.h>
+#endif
+
+#include "cpu/machine.h"
+
+namespace fastconv {
+namespace {
+
+std::atomic<int> process_threads{0};  // 0: not set
+thread_local int override_threads = 0;
+std::atomic<bool> runtime_started{false};  // a region of more than one thread has run in this process
+std::atomic<bool> orphaned{false};         // this process is a fork of one for which that held
+
+// About 20 microseconds at 3 GHz: longer than the steps of a network differ between threads, shorter than a time slice.
+constexpr int kSpins = 500;
+
+inline void relax() {
+#if defined(FASTCONV_X86)
+  _mm_pause();
+#endif
+}
+
+int positive_from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  if (!text || !*text) return 0;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  const bool list = end && *end == ',';  // OMP_NUM_THREADS may give one number per nesting level; the first counts
+  if (end == text || (*end && !list) || value < 1 || value > 4096)
+    throw std::invalid_argument(std::string(name) + " must be a whole number from 1 to 4096; got '" + text + "'");
+  return static_cast<int>(value);
+}
+
+}  // namespace
+
+void Barrier::wait() {
+  const uint32_t round = round_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_.load(std::memory_order_relaxed)) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+    return;
+  }
+  for (int i = 0; i < kSpins; ++i) {
+    if (round_.load(std::memory_order_acquire) != round) return;
+    relax();
+  }
+  round_.wait(round, std::memory_order_acquire);
+}
+
+int default_num_threads() {
+  static const int found = [] {
+    if (const int n = positive_from_environment("FASTCONV_NUM_THREADS")) return n;
+    const char* omp = std::getenv("OMP_NUM_THREADS");
+    if (omp && *omp) {
+      // Not ours to judge: a value that OpenMP would refuse too is passed over.
+      try {
+        return positive_from_environment("OMP_NUM_THREADS");
+      } catch (const std::invalid_argument&) {
+      }
+    }
+    const MachineInfo& m = machine_info();
+    int n = m.cpus_affinity;
+    if (m.cpu_quota > 0) n = std::min(n, std::max(1, static_cast<int>(std::ceil(m.cpu_quota))));
+    return n;
+  }();
+  return found;
+}
+
+int num_threads() {
+  if (override_threads > 0) return override_threads;
+  const int set = process_threads.load(std::memory_order_relaxed);
+  return set > 0 ? set : default_num_threads();
+}
+
+void set_num_threads(int n) { process_threads = n; }
+
+int set_thread_override(int n) {
+  const int before = override_threads;
+  override_threads = n;
+  return before;
+}
+
+void run_region(int nthr, RegionFn fn, void* context) {
+#if defined(__unix__) || defined(__APPLE__)
+  static const bool watched = [] {
+    pthread_atfork(nullptr, nullptr, [] {
+      if (runtime_started.load()) orphaned = true;
+    });
+    return true;
+  }();
+  (void)watched;
+#endif
+  if (nthr <= 1 || orphaned.load(std::memory_order_relaxed)) {
+    Barrier alone(1);
+    fn(context, 0, 1, alone);
+    return;
+  }
+  runtime_started.store(true, std::memory_order_relaxed);
+  Barrier barrier(nthr);
+#pragma omp parallel num_threads(nthr)
+  {
+    const int n = omp_get_num_threads();  // the runtime may grant fewer: a thread limit, or a call from inside a region
+    barrier.set_count(n);                 // the same value from every thread, before it first waits
+    fn(context, omp_get_thread_num(), n, barrier);
+  }
+}
+
+}  // namespace fastconv

@@ -1,0 +1,154 @@
+// Contracts of the CPU leaves. A leaf serves one ISA, is single-threaded, allocates nothing and checks nothing.
+// This header is included by ISA-suffixed files, so it holds plain data only: no inline function, no library container
+// (the linker could otherwise keep an AVX-512 copy of a shared inline function for baseline code).
+#pragma once
+
+#include <stdint.h>
+
+namespace fastconv {
+
+// ISA levels as plain numbers, equal to fastconv::Isa.
+enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
+
+// --- GEMM ------------------------------------------------------------------------------------------------------------------
+// One panel: c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j])  for all pixels p and the panel's nr columns.
+//
+// Pixels form `outer` rows of `inner` each. The value that pixel (o, i) contributes at step k of segment s lies at
+//     a[o * a_outer + i * a_row + a_seg[s] + k * a_k],   0 <= s < segs, 0 <= k < seg_k,
+// which covers a plain matrix (segs = 1), an image read in place (a segment a tap) and im2col panels of either order.
+// b is packed [segs * seg_k][nr], zero-padded columns. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
+// c_row == 1 stores the tile transposed, rows of pixels (NCHW). The reduction is always walked in the order of b.
+struct GemmPanel {
+  const float* a;
+  int64_t a_outer, a_row, a_k;
+  const int64_t* a_seg;  // segs offsets, elements
+  int64_t segs, seg_k;
+  const float* b;
+  float* c;
+  int64_t c_outer, c_row, c_col;
+  const float* residual;  // strides of c; or null
+  const float* bias;      // n values; or null
+  float* partial;         // [outer * inner][nr]: sums between parts of K; unused when first && last
+  int64_t outer, inner;
+  int64_t n;  // columns in use, 1..nr
+  int32_t first, last;  // first and last part of K
+  int32_t relu;
+};
+
+struct GemmUkernel {
+  const char* name;
+  int32_t isa;  // fastconv::Isa
+  int32_t mr, nr;
+  void (*panel)(const GemmPanel*);
+};
+
+// --- data movement -------------------------------------------------------------------------------------------------------
+struct MoveUkernel {
+  const char* name;
+  int32_t isa;
+  // dst[j * dst_ld + i] = src[i * src_ld + j] for i < rows, j < cols.
+  void (*transpose)(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols);
+  // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0   for i < rows, 0 <= j < cols; step >= 1.
+  void (*gather_rows)(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows, int64_t cols,
+                      int64_t lo, int64_t hi);
+};
+
+// --- depthwise convolution -----------------------------------------------------------------------------------------------
+// One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
+//     dst[c, y, x] = act(bias[c] + sum_r sum_s src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s] + residual[c, y, x])
+// src, residual, dst point at the image, w and bias at channel 0. Taps that fall outside the image are skipped or meet a zero.
+struct DepthwisePart {
+  const float* src;
+  const float* w;
+  const float* bias;      // or null
+  const float* residual;  // or null
+  float* dst;
+  int64_t ic, ih, iw, oc, oh, ow;
+  int64_t kh, kw, sh, sw, dh, dw, pt, pl;
+  int64_t multiplier;  // oc == ic * multiplier
+  int64_t channel, channels, row, rows;
+  int32_t relu;
+};
+
+struct DepthwiseUkernel {
+  const char* name;
+  int32_t isa;    // fastconv::Isa
+  int32_t lanes;  // channels of one packed weight block of along_channels
+  // Planes [c][y][x], w [oc][kh * kw]. Vectors run along a row.
+  void (*along_row)(const DepthwisePart*);
+  // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes. Vectors run over channels.
+  void (*along_channels)(const DepthwisePart*);
+};
+
+// --- pooling -------------------------------------------------------------------------------------------------------------
+// Windows over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows
+// y*sh - pt + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
+struct PoolCall {
+  const float* src;
+  float* dst;        // [oh][ow][c]
+  int64_t* indices;  // [oh][ow][c]: row * iw + column of the chosen element; -1 where a window holds no element
+  float* work;       // work_floats of private memory: max_indices uses two halves, the others all of it as one
+  int64_t work_floats;
+  int64_t c, ih, iw, oh, ow;
+  int64_t kh, kw, sh, sw, dh, dw, pt, pb, pl, pr;
+  int64_t divisor;            // average: divisor_override, or 0
+  int64_t strip;              // output columns that are computed together; their input columns fit the work memory
+  int64_t row_begin, row_end; // output rows to compute
+  int32_t count_include_pad;
+};
+
+struct PoolUkernel {
+  const char* name;
+  int32_t isa;
+  void (*max)(const PoolCall*);          // NaN sticks; padding is -inf
+  void (*max_indices)(const PoolCall*);  // the same with indices: the first maximum, and the first NaN, in row-major order
+  void (*average)(const PoolCall*);      // dh = dw = 1
+  void (*adaptive)(const PoolCall*);     // window of row y: floor(y*ih/oh) .. ceil((y+1)*ih/oh); k, s, d, p unused
+  // dst[i] = sum of src[i*len .. i*len + len - 1] / divisor, i < rows.
+  void (*mean_rows)(const float* src, float* dst, int64_t rows, int64_t len, double divisor);
+  // dst[j] = sum over i < rows of src[i*ld + j] / divisor, j < n.
+  void (*mean_columns)(const float* src, int64_t ld, float* dst, int64_t rows, int64_t n, double divisor);
+};
+
+// --- element by element --------------------------------------------------------------------------------------------------
+// dst may equal src exactly.
+struct EltwiseUkernel {
+  const char* name;
+  int32_t isa;
+  void (*relu)(const float* src, float* dst, int64_t count);  // NaN stays
+  // dst[i*len + j] = src[i*len + j] * scale[i] + shift[i], i < rows, j < len.
+  void (*affine_rows)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
+  // dst[i*len + j] = src[i*len + j] * scale[j] + shift[j].
+  void (*affine_columns)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
+};
+
+// --- layout conversion ---------------------------------------------------------------------------------------------------
+struct LayoutUkernel {
+  const char* name;
+  int32_t isa;
+  // planes[c][plane] -> pixels[.][c] and back, for `count` adjacent pixels; pointers at the first of them.
+  void (*to_pixels)(const float* planes, int64_t plane, float* pixels, int64_t c, int64_t count);
+  void (*to_planes)(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count);
+};
+
+// --- softmax -------------------------------------------------------------------------------------------------------------
+struct SoftmaxUkernel {
+  const char* name;
+  int32_t isa;
+  // Every row of len adjacent values by itself.
+  void (*rows)(const float* src, float* dst, int64_t rows, int64_t len);
+  // Every column by itself: element a of column j lies at a*ld + j, a < len, j < n. work: 3*n floats.
+  void (*columns)(const float* src, float* dst, int64_t len, int64_t ld, int64_t n, float* work);
+};
+
+// --- measurement ---------------------------------------------------------------------------------------------------------
+struct PeakUkernel {
+  const char* name;
+  int32_t isa;
+  int64_t flops_per_round;
+  float (*fma_loop)(int64_t rounds);                                   // registers only
+  float (*read)(const float* src, int64_t count);                      // count a multiple of 256
+  void (*copy)(const float* src, float* dst, int64_t count);
+};
+
+}  // namespace fastconv
