@@ -86,9 +86,11 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
   Preference wanted = preference;
   if (!forced_kernel().empty() && std::any_of(list.begin(), list.end(), [](const Algorithm* a) { return answers_to(*a, forced_kernel()); }))
     wanted = {forced_kernel()};
+  for (const std::string& name : wanted)
+    if (name != "auto" && std::none_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); }))
+      throw std::invalid_argument("algorithm must be one of " + known_names(list) + "; got \"" + name + "\"");
   for (const std::string& name : wanted) {
-    bool known = name == "auto";
-    if (known) {
+    if (name == "auto") {
       for (const Algorithm* a : list)
         if (a->prefers_not == nullptr || !a->prefers_not(problem, machine))
           if (take(a)) return plan;
@@ -96,12 +98,8 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
         if (a->prefers_not && a->prefers_not(problem, machine))
           if (take(a)) return plan;
     }
-    for (const Algorithm* a : list) {
-      if (!answers_to(*a, name)) continue;
-      known = true;
-      if (take(a)) return plan;
-    }
-    if (!known) throw std::invalid_argument("algorithm must be one of " + known_names(list) + "; got \"" + name + "\"");
+    for (const Algorithm* a : list)
+      if (answers_to(*a, name) && take(a)) return plan;
   }
   std::string message = std::string(to_string(problem.op)) + " (" + to_string(problem) + "): no algorithm asked for can do this";
   for (const auto& [name, reason] : plan->refused) message += "; " + name + ": " + reason;

@@ -42,13 +42,13 @@ int64_t windows(const char* axis, int64_t in, int64_t before, int64_t after, int
     bad(std::string("kernel_size is larger than the padded input in ") + axis + ": the kernel spans " +
         (reach > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(reach))) + ", the padded input has " +
         (padded > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(padded))));
+  if (padded > Wide(1) << 60) throw std::length_error(std::string("padding: the padded input would have more than 2^60 elements in ") + axis);
   const Wide room = padded - reach;
   Wide out = room / stride + 1;
   if (ceil_mode) {
     out = (room + stride - 1) / stride + 1;
     if ((out - 1) * stride >= Wide(in) + before) --out;  // a window that would start in the padding behind is dropped
   }
-  if (out > Wide(1) << 60) throw std::length_error(std::string("the output would have more than 2^60 elements in ") + axis);
   return static_cast<int64_t>(out);
 }
 
@@ -63,6 +63,9 @@ void set_window(Problem& p, Pair kernel, Pair stride, Pads pads, Pair dilation, 
   p.ceil_mode = ceil_mode;
   p.oh = windows("height", p.ih, p.pt, p.pb, p.kh, p.sh, p.dh, ceil_mode);
   p.ow = windows("width", p.iw, p.pl, p.pr, p.kw, p.sw, p.dw, ceil_mode);
+  // Coordinates in the padded input are computed in 64 bits.
+  if ((Wide(p.ih) + p.pt + p.pb) * (Wide(p.iw) + p.pl + p.pr) > (Wide(1) << 60) / p.ic)
+    throw std::length_error("padding: the padded input would have more than 2^60 elements");
   // One window has no step: such strides and dilations, however large, are the same problem, and no kernel computes with them.
   if (p.oh == 1) p.sh = 1;
   if (p.ow == 1) p.sw = 1;
@@ -71,11 +74,13 @@ void set_window(Problem& p, Pair kernel, Pair stride, Pads pads, Pair dilation, 
 }
 
 // torch's limit: at most half of the window's reach, so that no window lies in the padding alone.
-void require_pool_padding(const Problem& p) {
-  const std::pair<int64_t, int64_t> rows[] = {{p.pt, p.dh * (p.kh - 1) + 1}, {p.pb, p.dh * (p.kh - 1) + 1},
-                                              {p.pl, p.dw * (p.kw - 1) + 1}, {p.pr, p.dw * (p.kw - 1) + 1}};
-  for (const auto& [pad, reach] : rows)
-    if (pad > reach / 2) bad("padding must be at most half of the effective kernel size, got padding " + str(pad) + " for a kernel that spans " + str(reach));
+void require_pool_padding(Pair kernel, Pads pads, Pair dilation) {
+  for (int i = 0; i < 4; ++i) {
+    const Wide reach = Wide(dilation[i / 2]) * (kernel[i / 2] - 1) + 1;
+    if (pads[i] > reach / 2)
+      bad("padding must be at most half of the effective kernel size, got padding " + str(pads[i]) + " for a kernel that spans " +
+          str(static_cast<int64_t>(reach)));
+  }
 }
 
 }  // namespace
@@ -131,8 +136,10 @@ Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads pa
   p.op = Op::max_pool2d;
   set_image(p, input, layout);
   p.oc = p.ic;
+  require_at_least(kernel, 1, "kernel_size");
+  require_at_least(dilation, 1, "dilation");
+  require_pool_padding(kernel, padding, dilation);
   set_window(p, kernel, stride, padding, dilation, ceil_mode);
-  require_pool_padding(p);
   checked_elements(output_shape(p));
   return p;
 }

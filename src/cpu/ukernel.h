@@ -74,6 +74,7 @@ struct DepthwiseUkernel {
   const char* name;
   int32_t isa;    // fastconv::Isa
   int32_t lanes;  // channels of one packed weight block of along_channels
+  int32_t pixels, rows;  // tiles: pixels x lanes channels along channels, rows x lanes pixels along rows
   // Planes [c][y][x], w [oc][kh * kw]. Vectors run along a row.
   void (*along_row)(const DepthwisePart*);
   // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes. Vectors run over channels.

@@ -1,7 +1,7 @@
 // Convolution as a matrix product: dst[p, oc] = act(bias + residual + sum_k patches[p, k] * wei[oc, k]), K = (r, s, c).
 // The patch matrix is built block by block in the thread's scratch, never as a whole.
 // Operands: weights packed [group][panel][K][nr]. Patches: NHWC rows of K values, one per output pixel, copied in runs of adjacent
-// channels; NCHW one row of output pixels per k, gathered from image rows. 1x1 with stride 1 is the matrix already: nothing is copied.
+// channels; NCHW register tiles [tile][k][pixel], gathered from image rows. NHWC 1x1 with stride 1 is the matrix already: nothing is copied.
 // Blocking: as many output pixels as fill half of the L2 with their patches; panels inside a block.
 // Numerics: one sequential sum over K per output, whatever the batch or the threads.
 #include <algorithm>
@@ -25,17 +25,15 @@ int64_t odd_lines(int64_t elements) {
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
-  b.flat = p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
+  b.flat = p.layout == Layout::nhwc && p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded();
   b.seg_k = reduction(p);
   configure_gemm(plan, machine);
   const int64_t room = std::max<int64_t>(machine.l2_bytes / 2, 64 << 10) / 4;
   b.mc = std::max(b.mr, room / odd_lines(b.seg_k) / b.mr * b.mr);
-  b.mc = std::min(b.mc, round_up(p.n * p.oh * p.ow, b.mr));
   // Equal blocks of an image, so that none is a thin rest. From the problem less its n.
   const int64_t plane = p.oh * p.ow;
-  if (plane > b.mc) b.mc = round_up(div_up(plane, div_up(plane, b.mc)), b.mr);
-  if (!b.flat)
-    plan.scratch_bytes = 4 * (p.layout == Layout::nhwc ? b.mc * odd_lines(b.seg_k) : odd_lines(b.mc) * b.seg_k);
+  b.mc = round_up(div_up(plane, div_up(plane, b.mc)), b.mr);
+  if (!b.flat) plan.scratch_bytes = 4 * b.mc * (p.layout == Layout::nhwc ? odd_lines(b.seg_k) : b.seg_k);
 }
 
 // Positions along one axis whose tap falls inside the image: those o in [0, out) with 0 <= o * stride + shift < in.
@@ -74,11 +72,11 @@ void fill_rows(const Problem& p, const float* src, int64_t group, int64_t first,
   }
 }
 
-// NCHW: out[k][i] for output pixels first..first+count of one image.
-void fill_columns(const Plan& plan, const float* image, int64_t group, int64_t first, int64_t count, float* out, int64_t ld) {
+// NCHW: out[k][i] for output pixels first..first+count of one image, at most a register tile of them.
+void fill_tile(const Plan& plan, const float* image, int64_t group, int64_t first, int64_t count, float* out) {
   const Problem& p = plan.problem;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t icg = p.icg(), plane = p.ih * p.iw;
+  const int64_t icg = p.icg(), plane = p.ih * p.iw, ld = plan.blocking.mr;
   const float* base = image + group * icg * plane;
   for (int64_t r = 0; r < p.kh; ++r) {
     for (int64_t s = 0; s < p.kw; ++s) {
@@ -109,35 +107,28 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.a_seg = &zero_offset;
   g.segs = 1;
   g.seg_k = b.seg_k;
-  g.outer = 1;
-  // Patches lie pixel-major in NHWC, product-major in NCHW; without patches the same holds of the image itself.
-  const int64_t ld = nhwc ? (b.flat ? p.ic : odd_lines(b.seg_k)) : (b.flat ? plane : odd_lines(b.mc));
+  // Patches lie pixel-major in NHWC, in tiles product-major in NCHW.
+  const int64_t ld = b.flat ? p.ic : odd_lines(b.seg_k), tile = b.mr * b.seg_k;
   g.a_row = nhwc ? ld : 1;
-  g.a_k = nhwc ? 1 : ld;
+  g.a_k = nhwc ? 1 : b.mr;
 
   const Rectangle mine = split_work(plan, div_up(total, b.mr), p.groups * b.panels, worker);
   const int64_t end = std::min(total, mine.pixels.end * b.mr);
   for (int64_t at = mine.pixels.begin * b.mr; at < end;) {
     const int64_t image = nhwc ? 0 : at / plane, pixel = nhwc ? at : at % plane;
     const int64_t count = nhwc ? std::min(b.mc, end - at) : std::min({b.mc, end - at, plane - pixel});
-    g.inner = count;
+    const int64_t whole = nhwc ? 0 : count / b.mr, rest = count - whole * b.mr;
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
-      const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * p.icg();
-      if (b.flat) {
-        g.a = nhwc ? args.src + pixel * p.ic + c0 : args.src + (image * p.ic + c0) * plane + pixel;
-      } else {
-        if (u == mine.panels.begin || panel == 0) {
-          if (nhwc) {
-            fill_rows(p, args.src, group, pixel, count, patches, ld);
-          } else {
-            fill_columns(plan, args.src + image * p.ic * p.ih * p.iw, group, pixel, count, patches, ld);
-          }
-        }
-        g.a = patches;
+      const int64_t group = u / b.panels, panel = u % b.panels;
+      if (!b.flat && (u == mine.panels.begin || panel == 0)) {
+        if (nhwc) fill_rows(p, args.src, group, pixel, count, patches, ld);
+        for (int64_t i = 0; !nhwc && i < count; i += b.mr)
+          fill_tile(plan, args.src + image * p.ic * p.ih * p.iw, group, pixel + i, std::min(b.mr, count - i), patches + i / b.mr * tile);
       }
+      g.a = b.flat ? args.src + pixel * p.ic + group * p.icg() : patches;
       g.b = packed_panel(plan, args.packed, group, panel);
       set_epilogue(g, p, args, {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
-      gemm_of(plan).panel(&g);
+      run_tiles(plan, g, whole, rest);
     }
     at += count;
   }

@@ -91,4 +91,23 @@ void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const Pa
   g.relu = p.activation == Activation::relu;
 }
 
+void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest) {
+  const int64_t mr = plan.blocking.mr;
+  if (whole) {
+    g.outer = whole;
+    g.inner = mr;
+    g.a_outer = mr * g.segs * g.seg_k;
+    g.c_outer = mr * g.c_row;
+    gemm_of(plan).panel(&g);
+    g.a += whole * g.a_outer;
+    g.c += whole * g.c_outer;
+    if (g.residual) g.residual += whole * g.c_outer;
+  }
+  if (rest) {
+    g.outer = 1;
+    g.inner = rest;
+    gemm_of(plan).panel(&g);
+  }
+}
+
 }  // namespace fastconv

@@ -37,4 +37,8 @@ struct PanelTarget {
 };
 void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& target);
 
+// One panel over pixels that form one row: `whole` register tiles that lie one after the other as [tile][K][mr] (NCHW), then `rest`
+// pixels. A row in place (NHWC) is all rest.
+void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest);
+
 }  // namespace fastconv

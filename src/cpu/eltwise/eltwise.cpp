@@ -1,0 +1,142 @@
+// ReLU, batch normalisation (dst = src * scale[c] + shift[c]) and layout conversion. Drivers over eltwise_f32_* and
+// layout_f32_*. Workers take contiguous shares: of the elements (ReLU), of planes or pixels (batch normalisation), of
+// strips of pixels.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/registry.h"
+
+namespace fastconv {
+namespace {
+
+constexpr int64_t kLine = 1024;   // elements that are dealt out together
+constexpr int64_t kPiece = 4096;  // elements of a large plane that are dealt out together
+constexpr int64_t kPixels = 64;   // pixels that are converted together
+constexpr int64_t kWide = 256;    // fewer channels than this are repeated to rows of about so many
+
+const char* accepts(const Problem&, const Machine&) {
+  return nullptr;
+}
+
+template <class Family>
+void configure_leaf(Plan& plan, const Machine& machine) {
+  const Family* k = find_ukernel<Family>(machine.isa);
+  plan.ukernel = k;
+  plan.ukernel_name = k->name;
+  plan.isa = static_cast<Isa>(k->isa);
+}
+
+// Elements begin..end-1 of `total` for this worker, in whole lines.
+Range share_lines(int64_t total, const Worker& worker) {
+  const Range lines = share((total + kLine - 1) / kLine, worker.tid, worker.nthr);
+  return {std::min(total, lines.begin * kLine), std::min(total, lines.end * kLine)};
+}
+
+void run_relu(const Plan& plan, const Operands& args, Worker& worker) {
+  const auto& leaf = *static_cast<const EltwiseUkernel*>(plan.ukernel);
+  const Range mine = share_lines(plan.problem.ow, worker);
+  leaf.relu(args.src + mine.begin, args.dst + mine.begin, mine.end - mine.begin);
+}
+
+// --- batch normalisation
+// -----------------------------------------------------------------------------------------------------
+
+// NHWC: so many pixels are taken as one row of `repeat * c` channels.
+int64_t repeat_of(const Problem& p) {
+  return std::min((kWide + p.ic - 1) / p.ic, p.ih * p.iw);
+}
+
+void configure_batch_norm(Plan& plan, const Machine& machine) {
+  configure_leaf<EltwiseUkernel>(plan, machine);
+  const Problem& p = plan.problem;
+  if (p.layout == Layout::nhwc && repeat_of(p) > 1) plan.scratch_bytes = 2 * 4 * repeat_of(p) * p.ic;
+}
+
+void run_batch_norm(const Plan& plan, const Operands& args, Worker& worker) {
+  const Problem& p = plan.problem;
+  const auto& leaf = *static_cast<const EltwiseUkernel*>(plan.ukernel);
+  const int64_t plane = p.ih * p.iw, c = p.ic;
+  if (p.layout == Layout::nchw) {
+    // Large planes are dealt out in pieces, small ones whole.
+    const int64_t piece = plane < 4 * kPiece ? plane : kPiece, pieces = (plane + piece - 1) / piece;
+    const Range mine = share(p.n * c * pieces, worker.tid, worker.nthr);
+    for (int64_t unit = mine.begin; unit < mine.end;) {
+      const int64_t channel = unit / pieces % c, begin = unit % pieces * piece, at = unit / pieces * plane + begin;
+      const bool whole = pieces == 1;
+      const int64_t units = std::min(mine.end - unit, whole ? c - channel : pieces - unit % pieces);
+      leaf.affine_rows(args.src + at, args.dst + at, args.scale + channel, args.bias + channel, whole ? units : 1,
+                       std::min(plane - begin, whole ? plane : units * piece));
+      unit += units;
+    }
+    return;
+  }
+  const Range mine = share(p.n * plane, worker.tid, worker.nthr);
+  const float *scale = args.scale, *shift = args.bias;
+  const int64_t repeat = repeat_of(p);
+  int64_t pixel = mine.begin;
+  if (repeat > 1) {
+    float* wide = reinterpret_cast<float*>(worker.scratch);
+    for (int64_t i = 0; i < repeat; ++i) {
+      std::memcpy(wide + i * c, scale, c * sizeof(float));
+      std::memcpy(wide + (repeat + i) * c, shift, c * sizeof(float));
+    }
+    scale = wide;
+    shift = wide + repeat * c;
+    const int64_t rows = (mine.end - pixel) / repeat;
+    leaf.affine_columns(args.src + pixel * c, args.dst + pixel * c, scale, shift, rows, repeat * c);
+    pixel += rows * repeat;
+    // The rest is the beginning of one more such row.
+    if (pixel < mine.end)
+      leaf.affine_columns(args.src + pixel * c, args.dst + pixel * c, scale, shift, 1, (mine.end - pixel) * c);
+    return;
+  }
+  leaf.affine_columns(args.src + pixel * c, args.dst + pixel * c, scale, shift, mine.end - pixel, c);
+}
+
+// --- layout conversion
+// -------------------------------------------------------------------------------------------------------
+
+void run_convert(const Plan& plan, const Operands& args, Worker& worker) {
+  const Problem& p = plan.problem;
+  const auto& leaf = *static_cast<const LayoutUkernel*>(plan.ukernel);
+  const int64_t plane = p.ih * p.iw, image_size = plane * p.ic;
+  if (p.layout == p.target_layout || p.ic == 1 || plane == 1) {
+    const Range mine = share_lines(p.n * image_size, worker);
+    if (mine.begin < mine.end)
+      std::memcpy(args.dst + mine.begin, args.src + mine.begin, (mine.end - mine.begin) * sizeof(float));
+    return;
+  }
+  const int64_t strips = (plane + kPixels - 1) / kPixels;
+  const Range mine = share(p.n * strips, worker.tid, worker.nthr);
+  for (int64_t unit = mine.begin; unit < mine.end;) {
+    const int64_t image = unit / strips, first = unit % strips, last = std::min(strips, first + mine.end - unit);
+    const int64_t begin = first * kPixels, count = std::min(plane, last * kPixels) - begin;
+    const int64_t planar = image * image_size + begin, pixelwise = image * image_size + begin * p.ic;
+    if (p.layout == Layout::nchw) {
+      leaf.to_pixels(args.src + planar, plane, args.dst + pixelwise, p.ic, count);
+    } else {
+      leaf.to_planes(args.src + pixelwise, args.dst + planar, plane, p.ic, count);
+    }
+    unit += last - first;
+  }
+}
+
+}  // namespace
+
+extern const Algorithm relu_direct = {Op::relu, "direct", "relu_direct",
+                                      "cpu",    accepts,  configure_leaf<EltwiseUkernel>,
+                                      nullptr,  run_relu, leaves_of<EltwiseUkernel>};
+extern const Algorithm batch_norm_direct = {Op::batch_norm, "direct",       "batch_norm_direct",
+                                            "cpu",          accepts,        configure_batch_norm,
+                                            nullptr,        run_batch_norm, leaves_of<EltwiseUkernel>};
+extern const Algorithm convert_layout_direct = {Op::convert_layout,
+                                                "direct",
+                                                "convert_layout_direct",
+                                                "cpu",
+                                                accepts,
+                                                configure_leaf<LayoutUkernel>,
+                                                nullptr,
+                                                run_convert,
+                                                leaves_of<LayoutUkernel>};
+
+}  // namespace fastconv

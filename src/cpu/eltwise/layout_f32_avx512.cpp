@@ -1,0 +1,11 @@
+// pixels[p][c] = planes[c][p] and back, float32, AVX-512: 16 floats a vector.
+// Operands: LayoutUkernel (ukernel.h).
+// Tails: blocks that are not whole pass through the stack with masked loads and stores.
+// Measured: not measured.
+#include "cpu/simd/simd_avx512.h"
+//
+#include "cpu/eltwise/layout_body.h"
+
+namespace fastconv {
+extern const LayoutUkernel layout_f32_avx512 = {"layout_f32_avx512", kIsaAvx512, to_pixels, to_planes};
+}  // namespace fastconv

@@ -1,0 +1,136 @@
+// Pooling in both layouts: max (with indices), average, adaptive average. Drivers over the leaves of pool_f32_*.
+// A unit of work is one output row: of a plane in NCHW, of an image in NHWC. A worker walks a contiguous run of them,
+// so that rows that windows share are still in its cache. Means of whole planes divide over planes (NCHW) or groups of
+// channels (NHWC). Blocking: mc output columns together, so many that their input columns fill half of the L1 data
+// cache.
+#include <algorithm>
+
+#include "cpu/registry.h"
+
+namespace fastconv {
+namespace {
+
+constexpr int64_t kSlack = 64;                     // floats that leaves may read behind a strip
+constexpr int64_t kMaxStrip = int64_t{1} << 26;    // floats
+constexpr int64_t kMaxCounted = int64_t{1} << 24;  // indices count rows and columns of a window in float lanes
+constexpr int64_t kChannelGroup = 64;              // channels that one worker takes at least
+
+int64_t channels_of(const Problem& p) {
+  return p.layout == Layout::nhwc ? p.ic : 1;
+}
+
+// The window of an adaptive pooling that divides evenly is the same everywhere; seen as an average it has vector
+// columns.
+bool even_windows(const Problem& p) {
+  return p.ih % p.oh == 0 && p.iw % p.ow == 0;
+}
+
+// Whole planes, no padding: a mean.
+bool global_mean(const Problem& p) {
+  if (p.oh != 1 || p.ow != 1) return false;
+  if (p.op == Op::adaptive_avg_pool2d) return true;
+  return p.op == Op::avg_pool2d && p.kh == p.ih && p.kw == p.iw && !p.padded();
+}
+
+// Input columns (times channels) that `strip` output columns read.
+int64_t strip_floats(const Problem& p, int64_t strip) {
+  const __int128 columns = p.op == Op::adaptive_avg_pool2d ? __int128{strip} * p.iw / p.ow + 2
+                                                           : __int128{strip - 1} * p.sw + __int128{p.kw - 1} * p.dw + 1;
+  return static_cast<int64_t>(std::min<__int128>(columns * channels_of(p), int64_t{1} << 40));
+}
+
+const char* refuses(const Problem& p, const Machine&) {
+  if (!global_mean(p) && strip_floats(p, 1) > kMaxStrip) return "one window spans more than 2^26 values in a row";
+  if (p.with_indices && (p.kh > kMaxCounted || p.kw > kMaxCounted))
+    return "indices need a window of at most 2^24 rows and columns";
+  return nullptr;
+}
+
+void configure(Plan& plan, const Machine& machine) {
+  const Problem& p = plan.problem;
+  const PoolUkernel* k = find_ukernel<PoolUkernel>(machine.isa);
+  plan.ukernel = k;
+  plan.ukernel_name = k->name;
+  plan.isa = static_cast<Isa>(k->isa);
+  if (global_mean(p)) return;
+  const int64_t room = std::max<int64_t>(machine.l1d_bytes, 16 << 10) / 8 / (p.with_indices ? 2 : 1);
+  // The widest strip that fits, by halving; whole vectors where output columns are vector lanes.
+  int64_t strip = p.ow;
+  while (strip > 1 && strip_floats(p, strip) > room) strip = (strip + 1) / 2;
+  if (channels_of(p) == 1 && strip < p.ow) strip = std::min((strip + 15) / 16 * 16, p.ow);
+  if (strip_floats(p, strip) > std::max(room, strip_floats(p, 1)) + 16 * 1024) strip = 1;
+  plan.blocking.mc = strip;
+  plan.scratch_bytes = 4 * (strip_floats(p, strip) + kSlack) * (p.with_indices ? 2 : 1);
+}
+
+void run_mean(const Plan& plan, const Operands& args, const Worker& worker) {
+  const Problem& p = plan.problem;
+  const auto& leaf = *static_cast<const PoolUkernel*>(plan.ukernel);
+  const int64_t plane = p.ih * p.iw, c = p.ic;
+  const double divisor = static_cast<double>(p.divisor_override ? p.divisor_override : plane);
+  if (p.layout == Layout::nchw) {
+    const Range mine = share(p.n * c, worker.tid, worker.nthr);
+    leaf.mean_rows(args.src + mine.begin * plane, args.dst + mine.begin, mine.end - mine.begin, plane, divisor);
+    return;
+  }
+  const int64_t groups = (c + kChannelGroup - 1) / kChannelGroup;
+  const Range mine = share(p.n * groups, worker.tid, worker.nthr);
+  for (int64_t unit = mine.begin; unit < mine.end;) {
+    const int64_t image = unit / groups, first = unit % groups, last = std::min(groups, first + mine.end - unit);
+    const int64_t c0 = first * kChannelGroup, c1 = std::min(c, last * kChannelGroup);
+    leaf.mean_columns(args.src + image * plane * c + c0, c, args.dst + image * c + c0, plane, c1 - c0, divisor);
+    unit += last - first;
+  }
+}
+
+void run(const Plan& plan, const Operands& args, Worker& worker) {
+  const Problem& p = plan.problem;
+  if (global_mean(p)) return run_mean(plan, args, worker);
+  const auto& leaf = *static_cast<const PoolUkernel*>(plan.ukernel);
+  PoolCall g{};
+  g.work = reinterpret_cast<float*>(worker.scratch);
+  g.work_floats = plan.scratch_bytes / 4;
+  g.c = channels_of(p);
+  g.ih = p.ih, g.iw = p.iw, g.oh = p.oh, g.ow = p.ow;
+  g.kh = p.kh, g.kw = p.kw, g.sh = p.sh, g.sw = p.sw, g.dh = p.dh, g.dw = p.dw;
+  g.pt = p.pt, g.pb = p.pb, g.pl = p.pl, g.pr = p.pr;
+  g.divisor = p.divisor_override;
+  g.count_include_pad = p.count_include_pad;
+  g.strip = plan.blocking.mc;
+
+  void (*body)(const PoolCall*) = args.indices ? leaf.max_indices : leaf.max;
+  if (p.op == Op::avg_pool2d) body = leaf.average;
+  if (p.op == Op::adaptive_avg_pool2d) {
+    body = leaf.adaptive;
+    if (even_windows(p)) {
+      body = leaf.average;
+      g.kh = g.sh = p.ih / p.oh;
+      g.kw = g.sw = p.iw / p.ow;
+    }
+  }
+  const int64_t images = p.layout == Layout::nhwc ? p.n : p.n * p.ic;
+  const int64_t src_image = p.ih * p.iw * g.c, dst_image = p.oh * p.ow * g.c;
+  const Range mine = share(images * p.oh, worker.tid, worker.nthr);
+  for (int64_t unit = mine.begin; unit < mine.end;) {
+    const int64_t image = unit / p.oh;
+    g.row_begin = unit % p.oh;
+    g.row_end = std::min(p.oh, g.row_begin + mine.end - unit);
+    g.src = args.src + image * src_image;
+    g.dst = args.dst + image * dst_image;
+    g.indices = args.indices ? args.indices + image * dst_image : nullptr;
+    body(&g);
+    unit += g.row_end - g.row_begin;
+  }
+}
+
+}  // namespace
+
+extern const Algorithm max_pool_direct = {Op::max_pool2d, "direct", "max_pool_direct",     "cpu", refuses, configure,
+                                          nullptr,        run,      leaves_of<PoolUkernel>};
+extern const Algorithm avg_pool_direct = {Op::avg_pool2d, "direct", "avg_pool_direct",     "cpu", refuses, configure,
+                                          nullptr,        run,      leaves_of<PoolUkernel>};
+extern const Algorithm adaptive_avg_pool_direct = {
+    Op::adaptive_avg_pool2d, "direct", "adaptive_avg_pool_direct", "cpu", refuses, configure, nullptr, run,
+    leaves_of<PoolUkernel>};
+
+}  // namespace fastconv

@@ -1,0 +1,18 @@
+// Max or mean over r < kh, s < kw of src[y*sh - pt + r*dh, x*sw - pl + s*dw, c], float32, any machine.
+// Operands: PoolCall (ukernel.h); NCHW calls once a plane with c = 1, NHWC once an image.
+// Preconditions: work memory holds a strip's input columns and 64 floats more (each half of it for max_indices).
+// Tails: loops over the lanes in use; nothing outside src and dst is touched.
+// Numerics: NaN sticks in a maximum. Sums go over rows, then over columns, in blocks of 32 terms, and are divided,
+//   not multiplied by a rounded inverse. Means of whole planes are totalled in double.
+// Measured: not measured.
+#include "cpu/simd/simd_scalar.h"
+//
+#include "cpu/pool/mean_body.h"
+#include "cpu/pool/pool_body.h"
+#include "cpu/pool/pool_indices_body.h"
+
+namespace fastconv {
+extern const PoolUkernel pool_f32_scalar = {"pool_f32_scalar", kIsaScalar,   max_pool,
+                                            max_pool_indices,  average_pool, adaptive_average_pool,
+                                            mean_rows,         mean_columns};
+}  // namespace fastconv

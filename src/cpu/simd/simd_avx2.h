@@ -1,0 +1,146 @@
+// Vector vocabulary of the AVX2 + FMA level: 8 floats, tails by VMASKMOV. Included only by *_avx2.cpp files; see simd_avx512.h.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define FASTCONV_SIMD_ISA kIsaAvx2
+#define FASTCONV_SIMD_NAME(stem) stem##_avx2
+
+namespace {
+namespace simd {
+
+using F = __m256;
+using Mask = __m256i;
+constexpr int kLanes = 8;
+
+inline Mask first(int64_t n) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n > 8 ? 8 : n)), lane);
+}
+// Lanes lo..hi-1, 0 <= lo <= hi <= kLanes.
+inline Mask range(int64_t lo, int64_t hi) { return _mm256_andnot_si256(first(lo), first(hi)); }
+
+inline F zero() { return _mm256_setzero_ps(); }
+inline F set1(float x) { return _mm256_set1_ps(x); }
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+// Lanes outside the mask are zero and their memory is not touched.
+inline F load(const float* p, Mask m) { return _mm256_maskload_ps(p, m); }
+inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline void store(float* p, F v, Mask m) { _mm256_maskstore_ps(p, m, v); }
+
+inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
+// Keeps NaN: MAXPS returns its second operand when either is NaN.
+inline F relu(F x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
+inline Mask is_nan(F x) { return _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
+inline Mask greater(F a, F b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+inline F select(Mask m, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
+// Maximum in which a NaN of either side sticks.
+inline F max_nan(F m, F x) { return select(is_nan(m), m, _mm256_max_ps(m, x)); }
+inline float sum(F v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+// Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
+inline F in_order(F v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8)); }
+inline F even(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0x88)); }
+inline F odd(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0xdd)); }
+// Lane i of the result is lane from[i] of v; the index is made once and used often.
+using Index = __m256i;
+inline Index index(const int32_t from[8]) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline F permute(F v, Index from) { return _mm256_permutevar8x32_ps(v, from); }
+// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds for both.
+inline F load_pair(const float* a, const float* b, Mask m) {
+  const __m128i k = _mm256_castsi256_si128(m);
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
+}
+inline void store_pair(float* a, float* b, F v, Mask m) {
+  const __m128i k = _mm256_castsi256_si128(m);
+  _mm_maskstore_ps(a, k, _mm256_castps256_ps128(v));
+  _mm_maskstore_ps(b, k, _mm256_extractf128_ps(v, 1));
+}
+
+// 8 rows of 8 floats from src (row stride ld) to 8 vectors of columns.
+inline void transpose_block(const float* src, int64_t ld, F out[8]) {
+  F r[8], t[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = load(src + i * ld);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    out[i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x20);
+    out[4 + i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x31);
+  }
+}
+
+// --- for pooling, softmax and layout conversion
+
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+inline float max_across(F v) {  // of lanes without NaN
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline Mask either(Mask a, Mask b) { return _mm256_or_si256(a, b); }
+inline Mask without(Mask a, Mask b) { return _mm256_andnot_si256(b, a); }
+// x beats m in a search for the maximum in which NaN is above everything: x > m, or x is NaN and m is not.
+inline Mask above(F x, F m) {
+  return _mm256_castps_si256(_mm256_and_ps(_mm256_cmp_ps(x, m, _CMP_NLE_UQ), _mm256_cmp_ps(m, m, _CMP_ORD_Q)));
+}
+// Lanes p[0], p[2], ..: reads 2 * kLanes floats.
+inline F load_even(const float* p) {
+  const __m256 pairs = _mm256_shuffle_ps(load(p), load(p + 8), 0x88);  // 0 2 8 10 | 4 6 12 14
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8));
+}
+// Lanes p[0], p[step], ..: 0 < step <= 2^26.
+inline F load_step(const float* p, int64_t step, Mask m) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i at = _mm256_mullo_epi32(lane, _mm256_set1_epi32(static_cast<int>(step)));
+  return _mm256_mask_i32gather_ps(zero(), p, at, _mm256_castsi256_ps(m), 4);
+}
+// x * 2^k with one rounding, also into the subnormals; k integral, -250 <= k <= 127, 0.5 <= |x| <= 2.
+inline F scale2(F x, F k) {
+  const __m256i e = _mm256_cvtps_epi32(k), half = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
+  const __m256i lo = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+  const __m256i hi = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(e, half), bias), 23);
+  return mul(mul(x, _mm256_castsi256_ps(lo)), _mm256_castsi256_ps(hi));
+}
+// Three vectors of one channel each to 3 * kLanes floats of pixels at p, and back.
+inline void store_pixels3(float* p, F a, F b, F c) {
+  // In every result a vector's lanes keep their order, so one permutation a vector serves all three results.
+  const F x = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+  const F y = _mm256_permutevar8x32_ps(b, _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2));
+  const F z = _mm256_permutevar8x32_ps(c, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+  store(p, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24));
+  store(p + 8, _mm256_blend_ps(_mm256_blend_ps(z, x, 0x92), y, 0x24));
+  store(p + 16, _mm256_blend_ps(_mm256_blend_ps(y, z, 0x92), x, 0x24));
+}
+inline void load_pixels3(const float* p, F out[3]) {
+  const F u = load(p), v = load(p + 8), w = load(p + 16);
+  const F x = _mm256_blend_ps(_mm256_blend_ps(u, v, 0x92), w, 0x24);
+  const F y = _mm256_blend_ps(_mm256_blend_ps(w, u, 0x92), v, 0x24);
+  const F z = _mm256_blend_ps(_mm256_blend_ps(v, w, 0x92), u, 0x24);
+  out[0] = _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+  out[1] = _mm256_permutevar8x32_ps(y, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6));
+  out[2] = _mm256_permutevar8x32_ps(z, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+}
+
+}  // namespace simd
+}  // namespace
