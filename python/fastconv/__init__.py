@@ -1,23 +1,34 @@
-"""fastconv: convolution, pooling, ReLU and softmax for NumPy arrays, native in NHWC and NCHW, by hand-written CPU kernels.
+"""fastconv: convolution, pooling, ReLU and softmax for NumPy arrays, native in NHWC and NCHW, by hand-written CPU
+kernels.
 
-    import fastconv as fc
-    y = fc.conv2d(x, weight, bias, padding=1, activation="relu")        # drop-in for torch.nn.functional
-    conv = fc.Conv2d(weight, bias, padding=1, layout="NHWC")            # planned and packed once
-    net = fc.models.resnet50(weights="resnet50.safetensors")            # logits = net(x)
+import fastconv as fc
+y = fc.conv2d(x, weight, bias, padding=1, activation="relu")        # drop-in for torch.nn.functional
+conv = fc.Conv2d(weight, bias, padding=1, layout="NHWC")            # planned and packed once
+net = fc.models.resnet50(weights="resnet50.safetensors")            # logits = net(x)
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+
+def _on_command_line() -> bool:
+    return (
+        sys.orig_argv[1:3] == ["-m", "fastconv"]
+        or os.path.splitext(os.path.basename(sys.argv[0] or ""))[0] == "fastconv"
+    )
 
 
 def _load_core() -> None:
     """Load the compiled core with an OpenMP runtime whose idle threads go to sleep soon.
 
-    GNU's runtime reads its environment once, when it is loaded, and by default keeps idle threads spinning for milliseconds, which takes the
-    processor from whoever computes next. A caller who has set a policy keeps it; the environment is left as it was found.
+    GNU's runtime reads its environment once, when it is loaded, and by default keeps idle threads spinning for
+    milliseconds, which takes the
+    processor from whoever computes next. A caller who has set a policy keeps it; the environment is left as it was
+    found.
     """
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     set_here = not any(name in os.environ for name in names)
@@ -25,6 +36,10 @@ def _load_core() -> None:
         os.environ["GOMP_SPINCOUNT"] = "600"  # a PAUSE is 40 to 140 cycles: 10 to 30 microseconds
     try:
         importlib.import_module(f"{__name__}._core")
+    except ImportError as error:
+        if _on_command_line():  # one line there, not a traceback: most likely a bad FASTCONV_ variable
+            sys.exit(f"fastconv: {error}")
+        raise
     finally:
         if set_here:
             del os.environ["GOMP_SPINCOUNT"]
@@ -32,8 +47,8 @@ def _load_core() -> None:
 
 _load_core()
 
-from ._explain import explain, kernels  # noqa: E402
 from ._core import __version__  # noqa: E402
+from ._explain import explain, kernels  # noqa: E402
 from .layers import AvgPool2d, Conv2d, Linear, MaxPool2d  # noqa: E402
 from .ops import (  # noqa: E402
     PerformanceWarning,
@@ -50,7 +65,7 @@ from .ops import (  # noqa: E402
 from .settings import get_num_threads, set_num_threads, show_config, threads  # noqa: E402
 
 if TYPE_CHECKING:
-    from . import _core, image, models, weights
+    from . import image, models, weights
 
 __all__ = [
     "AvgPool2d",

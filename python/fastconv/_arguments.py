@@ -1,9 +1,10 @@
-"""Arguments in the forms that the contract allows, made plain: pairs, paddings, algorithm names. Errors name the argument."""
+"""Arguments in the forms that the contract allows, made plain: pairs, paddings, algorithm names. Errors name the
+argument."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Pair = tuple[int, int]
@@ -19,7 +20,8 @@ _WORDS = ("valid", "same", "same_lower", "full")
 
 
 def integer(value: Any, name: str, least: int | None = None) -> int:
-    """A whole number that fits into 64 bits. Booleans and floats are refused: they are mistakes more often than numbers."""
+    """A whole number that fits into 64 bits. Booleans and floats are refused: they are mistakes more often than
+    numbers."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
     number = operator.index(value)
@@ -31,7 +33,9 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
 
 
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) or (hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, bytes)))
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    return isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1
 
 
 def pair(value: Any, name: str, least: int) -> Pair:
@@ -94,7 +98,8 @@ def algorithm_names(value: Any) -> tuple[str, ...]:
 
 
 def _same(extent: int, kernel: int, stride: int, dilation: int, extra_first: bool) -> tuple[int, int]:
-    """TensorFlow's rule: the output has ceil(extent / stride) positions; an odd padding has its extra at the end (SAME) or the start (SAME_LOWER).
+    """TensorFlow's rule: the output has ceil(extent / stride) positions; an odd padding has its extra at the end
+    (SAME) or the start (SAME_LOWER).
 
     Source: the definition of auto_pad SAME_UPPER / SAME_LOWER in ONNX Conv, which equals tf.nn.convolution's "SAME".
     """
@@ -109,7 +114,8 @@ def pads(value: Any, extents: Pair, kernel: Pair, stride: Pair, dilation: Pair, 
     if isinstance(value, str):
         words = _WORDS if allow_full else _WORDS[:3]
         if value not in words:
-            raise ValueError(f"padding must be an int, (h, w), ((top, bottom), (left, right)) or one of {', '.join(words)}; got {value!r}")
+            forms = f"an int, (h, w), ((top, bottom), (left, right)) or one of {', '.join(words)}"
+            raise ValueError(f"padding must be {forms}; got {value!r}")
         if value == "valid":
             return (0, 0, 0, 0)
         if value == "full":
@@ -135,10 +141,12 @@ def _checked(values: Pads) -> Pads:
 def batched(shape: tuple[int, ...], name: str, layout: str) -> tuple[tuple[int, int, int, int], bool]:
     """(four-dimensional shape, whether a batch axis was added)."""
     if len(shape) == 4:
-        return shape, False  # type: ignore[return-value]
+        return shape, False
     if len(shape) == 3:
-        return (1, *shape), True  # type: ignore[return-value]
-    raise ValueError(f"{name} must have 4 dimensions ({layout}) or 3 without the batch, got {len(shape)} with shape {shape}")
+        return (1, *shape), True
+    raise ValueError(
+        f"{name} must have 4 dimensions ({layout}) or 3 without the batch, got {len(shape)} with shape {shape}"
+    )
 
 
 def spatial(shape: tuple[int, ...], layout: str) -> Pair:

@@ -1,7 +1,9 @@
 """Arrays at the border: what a caller may pass, and what comes back to them.
 
-NumPy arrays are taken as they are. Any other object with `__dlpack__` on the CPU (torch, JAX, CuPy's pinned memory, ...) is viewed through NumPy
-without a copy, and results go back through its own library. The compiled core reads C-contiguous, aligned float32; anything else of
+NumPy arrays are taken as they are. Any other object with `__dlpack__` on the CPU (torch, JAX, CuPy's pinned memory,
+...) is viewed through NumPy
+without a copy, and results go back through its own library. The compiled core reads C-contiguous, aligned float32;
+anything else of
 the right dtype is copied once into that form, which changes strides and nothing else.
 """
 
@@ -54,16 +56,25 @@ def _view(x: Any, name: str) -> NDArray[Any]:
         raise TypeError(f"{name} must be a NumPy array or an object with __dlpack__ on the CPU, got {type(x).__name__}")
     device = getattr(x, "__dlpack_device__", None)
     if callable(device):
-        kind = int(device()[0])
+        try:
+            kind = int(device()[0])
+        except (
+            Exception
+        ) as error:  # whatever the other library raises for memory it cannot share, e.g. torch's meta tensors
+            raise ValueError(f"{name} cannot be shared through DLPack: {error}") from None
         if kind not in _CPU_DEVICES:
-            raise ValueError(f"{name} lies on device {_DEVICE_NAMES.get(kind, kind)}; this function computes on the CPU")
+            raise ValueError(
+                f"{name} lies on device {_DEVICE_NAMES.get(kind, kind)}; this function computes on the CPU"
+            )
     try:
         return np.from_dlpack(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         # torch refuses to export tensors that carry gradients, or a dtype that NumPy does not know.
         if getattr(x, "requires_grad", False):
             raise ValueError(f"{name} carries gradients and cannot be shared; pass {name}.detach()") from None
-        raise TypeError(f"{name} cannot be read through DLPack: {error} (dtype {getattr(x, 'dtype', 'unknown')})") from None
+        raise TypeError(
+            f"{name} cannot be read through DLPack: {error} (dtype {getattr(x, 'dtype', 'unknown')})"
+        ) from None
 
 
 def _check_dtype(a: NDArray[Any], name: str) -> None:
@@ -101,8 +112,15 @@ class Output:
     `array` is plain and is what the core writes; `finish()` returns what the caller gets.
     """
 
-    def __init__(self, shape: tuple[int, ...], out: Any, wrap: Wrap, inputs: tuple[tuple[str, NDArray[Any] | None], ...], dtype: Any = np.float32,
-                 name: str = "out") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        out: Any,
+        wrap: Wrap,
+        inputs: tuple[tuple[str, NDArray[Any] | None], ...],
+        dtype: Any = np.float32,
+        name: str = "out",
+    ) -> None:
         self._out = out
         self._wrap = wrap
         self._target: NDArray[Any] | None = None
@@ -137,7 +155,7 @@ def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # NumPy's stub knows -1 and 0 only
     except TooHardError:
         return True  # interleaved beyond what can be decided quickly: refused rather than risked
 

@@ -35,17 +35,36 @@ def _shape(x: Any, name: str) -> tuple[int, ...]:
 def explain(op: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The plan that ``fastconv.<op>(*args, **kwargs)`` would take; nothing is computed.
 
-    Arrays may be given as they are or as shapes. The dict has at least op, layout, algorithm, kernel, ukernel, isa, blocking, macs, packed_bytes,
+    Arrays may be given as they are or as shapes. The dict has at least op, layout, algorithm, kernel, ukernel, isa,
+    blocking, macs, packed_bytes,
     workspace_bytes (a thread), conversions (between layouts; none for a lone op) and refused (algorithm -> reason).
     """
     if text(op, "op") not in _OPS:
         raise ValueError(f"op must be one of {', '.join(_OPS)}; got {op!r}")
-    return _explain_conv2d(*args, **kwargs) if op == "conv2d" else _explain_linear(*args, **kwargs) if op == "linear" else _explain_plain(op, *args, **kwargs)
+    return (
+        _explain_conv2d(*args, **kwargs)
+        if op == "conv2d"
+        else _explain_linear(*args, **kwargs)
+        if op == "linear"
+        else _explain_plain(op, *args, **kwargs)
+    )
 
 
 def _explain_conv2d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *, layout: str = "NCHW",
-    weight_layout: str | None = None, algorithm: Any = "auto", activation: str | None = None, residual: Any = None, out: Any = None,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    weight_layout: str | None = None,
+    algorithm: Any = "auto",
+    activation: str | None = None,
+    residual: Any = None,
+    out: Any = None,
 ) -> dict[str, Any]:
     word = layout_name(layout)
     weight_word = weight_layout_name(weight_layout, word)
@@ -56,8 +75,18 @@ def _explain_conv2d(
     strides, dilations = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     padding4 = pads(padding, spatial(shape, word), kernel_extents(w, weight_word), strides, dilations)
     return _core.explain_conv2d(
-        shape, w, bias is not None, residual is not None, strides, padding4, dilations, integer(groups, "groups", 1), word, weight_word,
-        algorithm_names(algorithm), activation_name(activation),
+        shape,
+        w,
+        bias is not None,
+        residual is not None,
+        strides,
+        padding4,
+        dilations,
+        integer(groups, "groups", 1),
+        word,
+        weight_word,
+        algorithm_names(algorithm),
+        activation_name(activation),
     )
 
 
@@ -69,7 +98,18 @@ def _explain_linear(input: Any, weight: Any, bias: Any = None, *, out: Any = Non
     for extent in shape[:-1]:
         rows *= extent
     return _core.explain_conv2d(
-        (rows, 1, 1, shape[-1]), (*w, 1, 1), bias is not None, False, (1, 1), (0, 0, 0, 0), (1, 1), 1, "NHWC", "OIHW", ("auto",), None
+        (rows, 1, 1, shape[-1]),
+        (*w, 1, 1),
+        bias is not None,
+        False,
+        (1, 1),
+        (0, 0, 0, 0),
+        (1, 1),
+        1,
+        "NHWC",
+        "OIHW",
+        ("auto",),
+        None,
     )
 
 
@@ -111,7 +151,9 @@ def _explain_plain(op: str, input: Any, *args: Any, **kwargs: Any) -> dict[str, 
                 "kernel": kernel,
                 "stride": strides,
                 "dilation": dilations,
-                "padding": pads(given.get("padding", 0), spatial(shape, word), kernel, strides, dilations, allow_full=False),
+                "padding": pads(
+                    given.get("padding", 0), spatial(shape, word), kernel, strides, dilations, allow_full=False
+                ),
                 "ceil_mode": boolean(given.get("ceil_mode", False), "ceil_mode"),
                 "count_include_pad": boolean(given.get("count_include_pad", True), "count_include_pad"),
                 "return_indices": boolean(given.get("return_indices", False), "return_indices"),
@@ -125,7 +167,8 @@ def _explain_plain(op: str, input: Any, *args: Any, **kwargs: Any) -> dict[str, 
 
 
 def kernels(op: str | None = None) -> list[dict[str, Any]]:
-    """Every kernel of an op (or of all): one dict for each driver and leaf, with at least op, name, device, algorithm, dtype, isa, supported
+    """Every kernel of an op (or of all): one dict for each driver and leaf, with at least op, name, device,
+    algorithm, dtype, isa, supported
     and reason (why it cannot run here; empty where it can)."""
     if op is not None:
         text(op, "op")

@@ -1,7 +1,9 @@
 """Prepared layers: plan once, pack once, call often.
 
-A layer keeps its weights and options. For each input shape it meets it makes one program (a bounded number of them is kept); programs of
-the same packing share packed weights. Layers are immutable, may be called from many threads at once, and pickle as weights and options.
+A layer keeps its weights and options. For each input shape it meets it makes one program (a bounded number of them
+is kept); programs of
+the same packing share packed weights. Layers are immutable, may be called from many threads at once, and pickle as
+weights and options.
 """
 
 from __future__ import annotations
@@ -121,9 +123,11 @@ def _own(array: Any, name: str) -> F32:
 
 
 class Conv2d(_Layer):
-    """A convolution whose weights are packed once. Arguments as `fastconv.conv2d`; call with `conv(x, residual=None, out=None)`.
+    """A convolution whose weights are packed once. Arguments as `fastconv.conv2d`; call with `conv(x, residual=None,
+    out=None)`.
 
-    `explain()` tells the plan of the last call (or of `explain(input_shape)`): algorithm, ukernel, blocking, packed and workspace
+    `explain()` tells the plan of the last call (or of `explain(input_shape)`): algorithm, ukernel, blocking, packed
+    and workspace
     bytes, conversions, and why other algorithms refused.
     """
 
@@ -148,18 +152,25 @@ class Conv2d(_Layer):
         self._weight_layout = weight_layout_name(weight_layout, self._layout)
         self._weight = _own(weight, "weight")
         if self._weight.ndim != 4:
-            raise ValueError(f"weight must have 4 dimensions ({self._weight_layout}), got {self._weight.ndim} with shape {self._weight.shape}")
+            shape = self._weight.shape
+            raise ValueError(
+                f"weight must have 4 dimensions ({self._weight_layout}), got {len(shape)} with shape {shape}"
+            )
         if 0 in self._weight.shape:
             raise ValueError(f"weight must have at least 1 in each dimension, got shape {self._weight.shape}")
         outputs = self._weight.shape[3 if self._weight_layout == "HWIO" else 0]
         self._bias = None if bias is None else _own(bias, "bias")
         if self._bias is not None and self._bias.shape != (outputs,):
-            raise ValueError(f"bias must have shape ({outputs},), one value for each output channel; got {self._bias.shape}")
+            raise ValueError(
+                f"bias must have shape ({outputs},), one value for each output channel; got {self._bias.shape}"
+            )
         self._stride = pair(stride, "stride", 1)
         self._dilation = pair(dilation, "dilation", 1)
         self._groups = integer(groups, "groups", 1)
         if outputs % self._groups:
-            raise ValueError(f"groups must divide the output channels: {self._groups} groups, {outputs} channels in weight")
+            raise ValueError(
+                f"groups must divide the output channels: {self._groups} groups, {outputs} channels in weight"
+            )
         self._padding = padding
         # Judge the padding now, on any extents, so that a wrong form is told here and not at the first call.
         pads(padding, (1, 1), kernel_extents(self._weight.shape, self._weight_layout), self._stride, self._dilation)
@@ -202,11 +213,27 @@ class Conv2d(_Layer):
             r = -1
             if residual:
                 groups_out = _core.conv2d_output_shape(
-                    shape, self._weight.shape, -1, self._stride, self._padding4(shape), self._dilation, self._groups, self._layout, self._weight_layout
+                    shape,
+                    self._weight.shape,
+                    -1,
+                    self._stride,
+                    self._padding4(shape),
+                    self._dilation,
+                    self._groups,
+                    self._layout,
+                    self._weight_layout,
                 )
                 r = program.input(groups_out)
             y = program.conv2d(
-                x, self._packed, self._stride, self._padding4(shape), self._dilation, self._layout, self._names, self._activation, r
+                x,
+                self._packed,
+                self._stride,
+                self._padding4(shape),
+                self._dilation,
+                self._layout,
+                self._names,
+                self._activation,
+                r,
             )
             program.output(y)
             program.finalize()
@@ -321,7 +348,14 @@ class _Pool2d(_Layer):
     def _prepare(self, shape: tuple[int, ...]) -> _core.Program:
         def build() -> _core.Program:
             program = _core.Program()
-            padding = pads(self._padding, spatial(shape, self._layout), self._kernel, self._stride, self._dilation, allow_full=False)
+            padding = pads(
+                self._padding,
+                spatial(shape, self._layout),
+                self._kernel,
+                self._stride,
+                self._dilation,
+                allow_full=False,
+            )
             program.output(self._add(program, program.input(shape), padding))
             program.finalize()
             return program
@@ -392,9 +426,20 @@ class AvgPool2d(_Pool2d):
         self._divisor = divisor_argument(divisor_override)
 
     def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "count_include_pad": self._count_include_pad, "divisor_override": self._divisor_override}
+        return {
+            **super()._options(),
+            "count_include_pad": self._count_include_pad,
+            "divisor_override": self._divisor_override,
+        }
 
     def _add(self, program: _core.Program, x: int, padding: Pads) -> int:
         return program.avg_pool2d(
-            x, self._kernel, self._stride, padding, self._ceil_mode, self._count_include_pad, self._divisor, self._layout
+            x,
+            self._kernel,
+            self._stride,
+            padding,
+            self._ceil_mode,
+            self._count_include_pad,
+            self._divisor,
+            self._layout,
         )

@@ -1,7 +1,9 @@
 """The ops as functions: drop-in for `torch.nn.functional` on NumPy and DLPack arrays, in NCHW or NHWC.
 
-All take float32 on the CPU with any strides and give float32 back, as an array of the caller's own library. Three-dimensional images
-(no batch axis) give three-dimensional results. `out` must have the exact shape and dtype, be writable, and overlap neither itself
+All take float32 on the CPU with any strides and give float32 back, as an array of the caller's own library.
+Three-dimensional images
+(no batch axis) give three-dimensional results. `out` must have the exact shape and dtype, be writable, and overlap
+neither itself
 nor an input; it is returned. Wrong kinds of things raise TypeError, wrong values ValueError, each naming the argument.
 """
 
@@ -43,7 +45,9 @@ def warn_if_reference(chosen: str, names: tuple[str, ...], op: str) -> None:
     """The contract: "auto" reaches `reference` only with a warning."""
     if chosen == "reference" and "reference" not in names:
         warnings.warn(
-            f"{op} runs on the slow reference kernel: no other can do this problem; fastconv.explain says why", PerformanceWarning, stacklevel=3
+            f"{op} runs on the slow reference kernel: no other can do this problem; fastconv.explain says why",
+            PerformanceWarning,
+            stacklevel=3,
         )
 
 
@@ -65,18 +69,23 @@ def conv2d(
 ) -> Any:
     """Two-dimensional convolution (cross-correlation) with fused bias, residual and activation.
 
-    ``out[n,o,y,x] = act(bias[o] + residual[n,o,y,x] + sum input[n, g*C+c, y*sh-pt+r*dh, x*sw-pl+s*dw] * weight[o,c,r,s])``
+    ``out[n,o,y,x] = act(bias[o] + residual[n,o,y,x] + sum input[n, g*C+c, y*sh-pt+r*dh, x*sw-pl+s*dw] *
+    weight[o,c,r,s])``
     as `torch.nn.functional.conv2d` and ONNX Conv define it.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
-        weight: (o, c/groups, kh, kw) for NCHW, (o, kh, kw, c/groups) for NHWC, unless `weight_layout` says "OIHW", "OHWI" or "HWIO".
+        weight: (o, c/groups, kh, kw) for NCHW, (o, kh, kw, c/groups) for NHWC, unless `weight_layout` says "OIHW",
+            "OHWI" or "HWIO".
         bias: (o,) or None.
         stride, dilation: int or (h, w), at least 1.
-        padding: int, (h, w), ((top, bottom), (left, right)), "valid", "same" (TensorFlow's rule at any stride: output ceil(in/stride), the
-            extra at the bottom right), "same_lower" (extra at the top left) or "full" (dilation * (kernel - 1) on every side).
+        padding: int, (h, w), ((top, bottom), (left, right)), "valid", "same" (TensorFlow's rule at any stride:
+            output ceil(in/stride), the
+            extra at the bottom right), "same_lower" (extra at the top left) or "full" (dilation * (kernel - 1) on
+            every side).
         groups: divides the input and the output channels.
-        algorithm: "auto", a name from `fastconv.kernels("conv2d")`, or a sequence in order of preference. A named one that cannot do the problem
+        algorithm: "auto", a name from `fastconv.kernels("conv2d")`, or a sequence in order of preference. A named
+            one that cannot do the problem
             raises NotImplementedError with its reason.
         activation: None or "relu".
         residual: array of the output's shape, added before the activation.
@@ -130,7 +139,9 @@ def conv2d(
     return result.finish()
 
 
-def _pool_window(kernel_size: Any, stride: Any, dilation: Any, padding: Any, extents: Pair) -> tuple[Pair, Pair, Pads, Pair]:
+def _pool_window(
+    kernel_size: Any, stride: Any, dilation: Any, padding: Any, extents: Pair
+) -> tuple[Pair, Pair, Pads, Pair]:
     kernel = pair(kernel_size, "kernel_size", 1)
     strides = kernel if stride is None else pair(stride, "stride", 1)
     dilations = pair(dilation, "dilation", 1)
@@ -156,7 +167,8 @@ def max_pool2d(
         kernel_size, stride, dilation: int or (h, w). stride None means kernel_size.
         padding: the forms of `conv2d` but "full"; at most half of the effective kernel. Padding is never selected.
         ceil_mode: round the output size up; a window that would start in the padding behind the input is dropped.
-        return_indices: also return int64 positions, flat ``h*W + w`` in the unpadded (n, c) plane; the first maximum wins.
+        return_indices: also return int64 positions, flat ``h*W + w`` in the unpadded (n, c) plane; the first maximum
+            wins, and the first NaN where there is one.
 
     NaN is a value: a window that holds one gives NaN. Returns the output, or (output, indices).
     """
@@ -170,7 +182,15 @@ def max_pool2d(
     result = Output(caller_shape, out, wrap, (("input", x),))
     indices = np.empty(out_shape, np.int64) if boolean(return_indices, "return_indices") else None
     _core.max_pool2d(
-        plain(x).reshape(shape), result.array.reshape(out_shape), indices, kernel, strides, padding4, dilations, ceil_mode, word
+        plain(x).reshape(shape),
+        result.array.reshape(out_shape),
+        indices,
+        kernel,
+        strides,
+        padding4,
+        dilations,
+        ceil_mode,
+        word,
     )
     if indices is None:
         return result.finish()
@@ -191,8 +211,10 @@ def avg_pool2d(
 ) -> Any:
     """Mean over windows, as `torch.nn.functional.avg_pool2d`.
 
-    The divisor is the window's area clipped to the padded input (`count_include_pad`), or to the input itself, or `divisor_override` (not 0).
-    Other arguments as `max_pool2d`. With padding="same" and count_include_pad=False this is TensorFlow's average pooling.
+    The divisor is the window's area clipped to the padded input (`count_include_pad`), or to the input itself, or
+    `divisor_override` (not 0).
+    Other arguments as `max_pool2d`. With padding="same" and count_include_pad=False this is TensorFlow's average
+    pooling.
     """
     word = layout_name(layout)
     x, wrap = as_view(input, "input")
@@ -203,7 +225,17 @@ def avg_pool2d(
     out_shape = _core.pool2d_output_shape(shape, kernel, strides, padding4, dilations, ceil_mode, word)
     result = Output(out_shape[1:] if single else out_shape, out, wrap, (("input", x),))
     include = boolean(count_include_pad, "count_include_pad")
-    _core.avg_pool2d(plain(x).reshape(shape), result.array.reshape(out_shape), kernel, strides, padding4, ceil_mode, include, divisor, word)
+    _core.avg_pool2d(
+        plain(x).reshape(shape),
+        result.array.reshape(out_shape),
+        kernel,
+        strides,
+        padding4,
+        ceil_mode,
+        include,
+        divisor,
+        word,
+    )
     return result.finish()
 
 
@@ -239,10 +271,10 @@ def adaptive_avg_pool2d(input: Any, output_size: int | Pair | None, *, layout: L
 
 
 def relu(input: Any, *, out: Any = None) -> Any:
-    """``max(input, 0)`` on any shape; NaN stays NaN. `out` may be the input itself."""
+    """``max(input, 0)`` on any shape; NaN stays NaN."""
     x, wrap = as_view(input, "input")
-    in_place = out is not None and out is input
-    result = Output(x.shape, out, wrap, () if in_place else (("input", x),))
+    _no_empty_axis(x.shape, "input")
+    result = Output(x.shape, out, wrap, (("input", x),))
     _core.relu(plain(x).reshape(-1), result.array.reshape(-1))
     return result.finish()
 
@@ -330,7 +362,8 @@ def batch_norm(
 ) -> Any:
     """Batch normalisation at inference: ``(input - mean) / sqrt(var + eps) * weight + bias`` per channel.
 
-    Scale and shift are folded in float64 and rounded once, as `torch.nn.functional.batch_norm(training=False)` means them.
+    Scale and shift are folded in float64 and rounded once, as `torch.nn.functional.batch_norm(training=False)` means
+    them.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
@@ -339,15 +372,22 @@ def batch_norm(
     """
     word = layout_name(layout)
     x, wrap = as_view(input, "input")
-    shape, single = batched(x.shape, "input", word)
+    shape, _ = batched(x.shape, "input", word)
     channels = shape[1] if word == "NCHW" else shape[3]
     values = {}
-    for name, given in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
+    for name, given in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
         if given is None and name in ("weight", "bias"):
             continue
         v, _ = as_view(given, name)
         if v.shape != (channels,):
-            raise ValueError(f"{name} must have shape ({channels},), one value for each channel of input; got {v.shape}")
+            raise ValueError(
+                f"{name} must have shape ({channels},), one value for each channel of input; got {v.shape}"
+            )
         values[name] = v
     if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating, np.integer)):
         raise TypeError(f"eps must be a number, got {type(eps).__name__} {eps!r}")
@@ -372,7 +412,9 @@ def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = Non
     shape, single = batched(x.shape, "input", source)
     out_shape: tuple[int, ...] = shape
     if source != target:
-        out_shape = (shape[0], shape[2], shape[3], shape[1]) if target == "NHWC" else (shape[0], shape[3], shape[1], shape[2])
+        out_shape = (
+            (shape[0], shape[2], shape[3], shape[1]) if target == "NHWC" else (shape[0], shape[3], shape[1], shape[2])
+        )
     result = Output(out_shape[1:] if single else out_shape, out, wrap, (("input", x),))
     _core.convert_layout(plain(x).reshape(shape), result.array.reshape(out_shape), source, target)
     return result.finish()

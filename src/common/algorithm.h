@@ -29,13 +29,13 @@ class Barrier;
 
 // Numbers that `configure` sets and `run` obeys. An algorithm uses the ones it needs and names them in `describe`.
 struct Blocking {
-  int64_t mr = 0, nr = 0;    // register tile: output pixels x output channels
-  int64_t mc = 0;            // output pixels (im2col) or output rows (direct) of one cache block
-  int64_t segs = 1;          // the reduction is walked as segs runs of seg_k products each
+  int64_t mr = 0, nr = 0;  // register tile: output pixels x output channels
+  int64_t mc = 0;          // output pixels (im2col) or output rows (direct) of one cache block
+  int64_t segs = 1;        // the reduction is walked as segs runs of seg_k products each
   int64_t seg_k = 0;
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
-  bool flat = false;         // 1x1, stride 1, no padding: all pixels of an image form one row
-  int64_t panels = 0;        // packed weight panels per group
+  bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
+  int64_t panels = 0;           // packed weight panels per group
 };
 
 // Immutable once made. Pointers point at constant descriptors of this library.
@@ -46,9 +46,9 @@ struct Plan {
   const char* ukernel_name = "";
   Isa isa = Isa::scalar;
   Blocking blocking;
-  int64_t packed_bytes = 0;   // weights as this plan wants them
-  int64_t scratch_bytes = 0;  // per thread, private
-  std::string pack_tag;       // plans with equal tags share packed weights
+  int64_t packed_bytes = 0;                                  // weights as this plan wants them
+  int64_t scratch_bytes = 0;                                 // per thread, private
+  std::string pack_tag;                                      // plans with equal tags share packed weights
   std::vector<std::pair<std::string, std::string>> refused;  // algorithm, reason: those asked before this one
 };
 
@@ -71,8 +71,8 @@ struct Operands {
   int64_t* indices = nullptr;  // max_pool2d, optional
 };
 
-// An algorithm is a constant of plain data. `run` and `pack` are bodies that every thread of a region executes on its share;
-// they allocate nothing and check nothing.
+// An algorithm is a constant of plain data. `run` and `pack` are bodies that every thread of a region executes on its
+// share; they allocate nothing and check nothing.
 struct Algorithm {
   Op op;
   const char* name;    // public: "direct", "im2col", ... Several may share one; the first that accepts wins

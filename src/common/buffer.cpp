@@ -11,7 +11,9 @@ namespace fastconv {
 namespace {
 constexpr int64_t kCacheLine = 64;
 constexpr int64_t kHugePage = 2 << 20;
-int64_t alignment_for(int64_t bytes) { return bytes >= 2 * kHugePage ? kHugePage : kCacheLine; }
+int64_t alignment_for(int64_t bytes) {
+  return bytes >= 2 * kHugePage ? kHugePage : kCacheLine;
+}
 }  // namespace
 
 Buffer::Buffer(int64_t bytes) {

@@ -17,8 +17,12 @@ std::atomic<int>& level() {
 
 }  // namespace
 
-int verbose_level() { return level().load(std::memory_order_relaxed); }
-void set_verbose(int value) { level() = value; }
+int verbose_level() {
+  return level().load(std::memory_order_relaxed);
+}
+void set_verbose(int value) {
+  level() = value;
+}
 
 std::string to_string(const Blocking& b) {
   std::string s;
@@ -33,9 +37,10 @@ std::string to_string(const Blocking& b) {
 
 void log_plan(const char* event, const Plan& plan, double milliseconds) {
   const Problem& p = plan.problem;
-  std::fprintf(stderr, "fastconv,%s,%s,%s,%s,float32,%s,%s,%s,%s,%lld,%lld,%.6g\n", event, to_string(p.op), plan.algorithm->device, to_string(p.layout),
-               to_string(p).c_str(), plan.algorithm->name, plan.ukernel_name, to_string(plan.blocking).c_str(),
-               static_cast<long long>(plan.packed_bytes), static_cast<long long>(plan.scratch_bytes), milliseconds);
+  std::fprintf(stderr, "fastconv,%s,%s,%s,%s,float32,%s,%s,%s,%s,%lld,%lld,%.6g\n", event, to_string(p.op),
+               plan.algorithm->device, to_string(p.layout), to_string(p).c_str(), plan.algorithm->name,
+               plan.ukernel_name, to_string(plan.blocking).c_str(), static_cast<long long>(plan.packed_bytes),
+               static_cast<long long>(plan.scratch_bytes), milliseconds);
 }
 
 }  // namespace fastconv

@@ -48,7 +48,8 @@ Cache& cache() {
   return *instance;
 }
 
-// FASTCONV_KERNEL names an algorithm or a driver ("im2col", "conv_direct_depthwise"): others are not considered where it exists.
+// FASTCONV_KERNEL names an algorithm or a driver ("im2col", "conv_direct_depthwise"): others are not considered where
+// it exists.
 const std::string& forced_kernel() {
   static const std::string name = [] {
     const char* text = std::getenv("FASTCONV_KERNEL");
@@ -57,7 +58,9 @@ const std::string& forced_kernel() {
   return name;
 }
 
-bool answers_to(const Algorithm& a, const std::string& name) { return name == a.name || name == a.kernel; }
+bool answers_to(const Algorithm& a, const std::string& name) {
+  return name == a.name || name == a.kernel;
+}
 
 std::string known_names(const std::vector<const Algorithm*>& list) {
   std::string known = "\"auto\"";
@@ -84,10 +87,12 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
     return true;
   };
   Preference wanted = preference;
-  if (!forced_kernel().empty() && std::any_of(list.begin(), list.end(), [](const Algorithm* a) { return answers_to(*a, forced_kernel()); }))
+  if (!forced_kernel().empty() &&
+      std::any_of(list.begin(), list.end(), [](const Algorithm* a) { return answers_to(*a, forced_kernel()); }))
     wanted = {forced_kernel()};
   for (const std::string& name : wanted)
-    if (name != "auto" && std::none_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); }))
+    if (name != "auto" &&
+        std::none_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); }))
       throw std::invalid_argument("algorithm must be one of " + known_names(list) + "; got \"" + name + "\"");
   for (const std::string& name : wanted) {
     if (name == "auto") {
@@ -101,7 +106,8 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
     for (const Algorithm* a : list)
       if (answers_to(*a, name) && take(a)) return plan;
   }
-  std::string message = std::string(to_string(problem.op)) + " (" + to_string(problem) + "): no algorithm asked for can do this";
+  std::string message =
+      std::string(to_string(problem.op)) + " (" + to_string(problem) + "): no algorithm asked for can do this";
   for (const auto& [name, reason] : plan->refused) message += "; " + name + ": " + reason;
   throw Unsupported(message);
 }

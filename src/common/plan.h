@@ -17,8 +17,8 @@ struct Unsupported : std::runtime_error {  // NotImplementedError
   using std::runtime_error::runtime_error;
 };
 
-// The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its reason;
-// std::invalid_argument for a name that no algorithm of the op has.
+// The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its
+// reason; std::invalid_argument for a name that no algorithm of the op has.
 PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"});
 
 // Cycles that one core would need, roughly: what decides whether a second thread pays.

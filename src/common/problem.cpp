@@ -16,25 +16,42 @@ E parse(const std::string& text, const char* argument, const std::array<const ch
   throw std::invalid_argument(std::string(argument) + " must be one of " + known + "; got \"" + text + "\"");
 }
 
-constexpr std::array kOps = {"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "relu", "softmax", "batch_norm", "convert_layout"};
+constexpr std::array kOps = {"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
+                             "relu",   "softmax",    "batch_norm", "convert_layout"};
 constexpr std::array kLayouts = {"NCHW", "NHWC"};
 constexpr std::array kWeightLayouts = {"OIHW", "OHWI", "HWIO"};
 constexpr std::array kActivations = {"none", "relu"};
 
 }  // namespace
 
-const char* to_string(Op op) { return kOps[static_cast<size_t>(op)]; }
-const char* to_string(Layout layout) { return kLayouts[static_cast<size_t>(layout)]; }
-const char* to_string(WeightLayout layout) { return kWeightLayouts[static_cast<size_t>(layout)]; }
-const char* to_string(Activation activation) { return kActivations[static_cast<size_t>(activation)]; }
+const char* to_string(Op op) {
+  return kOps[static_cast<size_t>(op)];
+}
+const char* to_string(Layout layout) {
+  return kLayouts[static_cast<size_t>(layout)];
+}
+const char* to_string(WeightLayout layout) {
+  return kWeightLayouts[static_cast<size_t>(layout)];
+}
+const char* to_string(Activation activation) {
+  return kActivations[static_cast<size_t>(activation)];
+}
 
-Layout parse_layout(const std::string& text, const char* argument) { return parse<Layout>(text, argument, kLayouts); }
-WeightLayout parse_weight_layout(const std::string& text) { return parse<WeightLayout>(text, "weight_layout", kWeightLayouts); }
-Activation parse_activation(const std::string& text) { return parse<Activation>(text, "activation", kActivations); }
+Layout parse_layout(const std::string& text, const char* argument) {
+  return parse<Layout>(text, argument, kLayouts);
+}
+WeightLayout parse_weight_layout(const std::string& text) {
+  return parse<WeightLayout>(text, "weight_layout", kWeightLayouts);
+}
+Activation parse_activation(const std::string& text) {
+  return parse<Activation>(text, "activation", kActivations);
+}
 
 std::string to_string(const Problem& p) {
   std::string s;
-  const auto put = [&s](const char* letter, int64_t value) { s += (s.empty() ? "" : " ") + std::string(letter) + std::to_string(value); };
+  const auto put = [&s](const char* letter, int64_t value) {
+    s += (s.empty() ? "" : " ") + std::string(letter) + std::to_string(value);
+  };
   put("n", p.n), put("ic", p.ic), put("ih", p.ih), put("iw", p.iw);
   if (p.op == Op::convert_layout || p.op == Op::batch_norm) return s;
   if (p.op == Op::relu || p.op == Op::softmax) return s;

@@ -1,4 +1,5 @@
-// A Problem says what to compute: shapes, strides, padding, dilation, groups, layout, epilogue. Plain data, no pointers.
+// A Problem says what to compute: shapes, strides, padding, dilation, groups, layout, epilogue. Plain data, no
+// pointers.
 #pragma once
 
 #include <compare>
@@ -7,20 +8,28 @@
 
 namespace fastconv {
 
-enum class Op : uint8_t { conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, relu, softmax, batch_norm, convert_layout };
+enum class Op : uint8_t {
+  conv2d,
+  max_pool2d,
+  avg_pool2d,
+  adaptive_avg_pool2d,
+  relu,
+  softmax,
+  batch_norm,
+  convert_layout
+};
 enum class Layout : uint8_t { nchw, nhwc };
 enum class WeightLayout : uint8_t { oihw, ohwi, hwio };
 enum class Activation : uint8_t { none, relu };
 
-// One struct for every op; an op leaves the fields it does not know at their defaults, so that two Problems compare by value.
+// One struct for every op; an op leaves the fields it does not know at their defaults, so that two Problems compare by
+// value.
 //
-//   conv2d                dst[n,oc,oh,ow] = act(bias[oc] + residual + sum src[n, g*icg+c, oh*sh-pt+r*dh, ow*sw-pl+s*dw] * wei[oc,c,r,s])
-//   max/avg pooling       the same letters with oc == ic and the window kh x kw
-//   adaptive_avg_pool2d   window of row i: floor(i*ih/oh) .. ceil((i+1)*ih/oh)
-//   relu                  elements = ow
-//   softmax               n = outer, ic = axis length, ow = inner (elements after the axis)
-//   batch_norm            dst = src * scale[c] + shift[c];  n, ic, ih*iw
-//   convert_layout        layout -> target_layout;  n, ic, ih, iw
+//   conv2d                dst[n,oc,oh,ow] = act(bias[oc] + residual + sum src[n, g*icg+c, oh*sh-pt+r*dh, ow*sw-pl+s*dw]
+//   * wei[oc,c,r,s]) max/avg pooling       the same letters with oc == ic and the window kh x kw adaptive_avg_pool2d
+//   window of row i: floor(i*ih/oh) .. ceil((i+1)*ih/oh) relu                  elements = ow softmax               n =
+//   outer, ic = axis length, ow = inner (elements after the axis) batch_norm            dst = src * scale[c] +
+//   shift[c];  n, ic, ih*iw convert_layout        layout -> target_layout;  n, ic, ih, iw
 struct Problem {
   Op op = Op::conv2d;
   Layout layout = Layout::nchw;
@@ -44,7 +53,8 @@ struct Problem {
   int64_t src_elements() const { return n * ic * ih * iw; }
   int64_t dst_elements() const { return n * oc * oh * ow; }
   int64_t weight_elements() const { return oc * icg() * kh * kw; }
-  // Multiply-accumulates of the definition; those that fall on padding are counted, as every benchmark in this field does.
+  // Multiply-accumulates of the definition; those that fall on padding are counted, as every benchmark in this field
+  // does.
   int64_t macs() const { return op == Op::conv2d ? dst_elements() * icg() * kh * kw : 0; }
 };
 

@@ -15,7 +15,9 @@ constexpr int64_t kAlign = 64;
 // A second thread pays when each has at least this much to do: waking and meeting cost a few microseconds.
 constexpr double kCyclesPerThread = 40000;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 int useful_threads(double cycles) {
   const double worth = std::min(cycles / kCyclesPerThread, static_cast<double>(num_threads()));
@@ -54,11 +56,14 @@ void Program::require_open() const {
 
 const Program::Tensor& Program::checked(int x) const {
   if (x < 0 || x >= static_cast<int>(tensors_.size()))
-    throw std::invalid_argument("tensor " + std::to_string(x) + " does not exist; the program has " + std::to_string(tensors_.size()));
+    throw std::invalid_argument("tensor " + std::to_string(x) + " does not exist; the program has " +
+                                std::to_string(tensors_.size()));
   return tensors_[x];
 }
 
-const Shape& Program::shape(int x) const { return checked(x).shape; }
+const Shape& Program::shape(int x) const {
+  return checked(x).shape;
+}
 
 int Program::tensor(const Shape& shape) {
   Tensor t;
@@ -88,12 +93,13 @@ int Program::step(const Problem& problem, int x, const Preference& preference, c
   return steps_.back().dst;
 }
 
-int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation, Layout layout, const Preference& preference,
-                    Activation activation, int residual) {
-  const Problem p = conv2d_problem(checked(x).shape, weights->shape(), weights->bias_size(), residual >= 0, stride, padding, dilation, weights->groups(),
-                                   layout, weights->layout(), activation);
+int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation,
+                    Layout layout, const Preference& preference, Activation activation, int residual) {
+  const Problem p = conv2d_problem(checked(x).shape, weights->shape(), weights->bias_size(), residual >= 0, stride,
+                                   padding, dilation, weights->groups(), layout, weights->layout(), activation);
   if (residual >= 0 && checked(residual).shape != fastconv::output_shape(p))
-    throw std::invalid_argument("residual must have the output's shape " + to_string(fastconv::output_shape(p)) + ", got " + to_string(checked(residual).shape));
+    throw std::invalid_argument("residual must have the output's shape " + to_string(fastconv::output_shape(p)) +
+                                ", got " + to_string(checked(residual).shape));
   const int y = step(p, x, preference, fastconv::output_shape(p));
   steps_.back().residual = residual;
   steps_.back().weights = std::move(weights);
@@ -105,15 +111,16 @@ int Program::linear(int x, std::shared_ptr<ConvWeights> weights, Activation acti
   if (in.empty()) throw std::invalid_argument("input of linear must have at least 1 dimension, got 0");
   int64_t features = 1;
   for (size_t i = 1; i < in.size(); ++i) features *= in[i];
-  const Problem p = conv2d_problem({in[0], 1, 1, features}, weights->shape(), weights->bias_size(), false, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1, Layout::nhwc,
-                                   weights->layout(), activation);
+  const Problem p = conv2d_problem({in[0], 1, 1, features}, weights->shape(), weights->bias_size(), false, {1, 1},
+                                   {0, 0, 0, 0}, {1, 1}, 1, Layout::nhwc, weights->layout(), activation);
   const int y = step(p, x, {"auto"}, {in[0], p.oc});
   steps_.back().weights = std::move(weights);
   return y;
 }
 
 int Program::batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout) {
-  const Problem p = batch_norm_problem(checked(x).shape, static_cast<int64_t>(scale.size()), static_cast<int64_t>(shift.size()), layout);
+  const Problem p = batch_norm_problem(checked(x).shape, static_cast<int64_t>(scale.size()),
+                                       static_cast<int64_t>(shift.size()), layout);
   const int y = step(p, x, {"auto"}, fastconv::output_shape(p));
   steps_.back().scale = scale;
   steps_.back().shift = shift;
@@ -122,7 +129,8 @@ int Program::batch_norm(int x, const std::vector<float>& scale, const std::vecto
 
 void Program::output(int x) {
   require_open();
-  if (checked(x).home != Tensor::Home::arena) throw std::invalid_argument("tensor " + std::to_string(x) + " is already an input or an output");
+  if (checked(x).home != Tensor::Home::arena)
+    throw std::invalid_argument("tensor " + std::to_string(x) + " is already an input or an output");
   tensors_[x].home = Tensor::Home::output;
   tensors_[x].place = static_cast<int64_t>(outputs_.size());
   outputs_.push_back(x);
@@ -170,7 +178,8 @@ void Program::finalize() {
   finalized_ = true;
 }
 
-void Program::run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs, std::vector<double>* seconds) {
+void Program::run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
+                  std::vector<double>* seconds) {
   if (!finalized_) throw std::invalid_argument("the program is not finalized");
   std::vector<double> own;
   if (!seconds && verbose_level() > 0) seconds = &own;
@@ -218,10 +227,13 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
 
 void run_single(const Plan& plan, Operands operands, const float* wei) {
   if (plan.problem.dst_elements() == 0) return;
-  static BufferPool* const pool = new BufferPool(4, 256 << 20);  // never destroyed: daemon threads may still compute at exit
+  static BufferPool* const pool =
+      new BufferPool(4, 256 << 20);  // never destroyed: daemon threads may still compute at exit
   const bool pack = wei && plan.algorithm->pack;
-  const int threads = useful_threads(estimated_cycles(plan.problem) + (pack ? static_cast<double>(plan.packed_bytes) / 8 : 0));
-  const int64_t packed_bytes = pack ? round_up(plan.packed_bytes, kAlign) : 0, scratch_bytes = round_up(plan.scratch_bytes, kAlign);
+  const int threads =
+      useful_threads(estimated_cycles(plan.problem) + (pack ? static_cast<double>(plan.packed_bytes) / 8 : 0));
+  const int64_t packed_bytes = pack ? round_up(plan.packed_bytes, kAlign) : 0,
+                scratch_bytes = round_up(plan.scratch_bytes, kAlign);
   Buffer workspace = pool->take(std::max<int64_t>(packed_bytes + scratch_bytes * threads, 1));
   if (pack) operands.packed = workspace.data();
   const double started = verbose_level() > 0 ? now() : 0;

@@ -1,5 +1,5 @@
-// A Program is an ordered list of planned steps over an arena of activations, run in one call and one parallel region. A lone op is a
-// program of one step (`run_single`).
+// A Program is an ordered list of planned steps over an arena of activations, run in one call and one parallel region.
+// A lone op is a program of one step (`run_single`).
 #pragma once
 
 #include <memory>
@@ -32,8 +32,8 @@ class Program {
 
   // Building. Tensors are named by their index.
   int input(const Shape& shape);
-  int conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation, Layout layout, const Preference& preference,
-             Activation activation, int residual);
+  int conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation, Layout layout,
+             const Preference& preference, Activation activation, int residual);
   int linear(int x, std::shared_ptr<ConvWeights> weights, Activation activation);
   int batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout);
   int step(const Problem& problem, int x, const Preference& preference, const Shape& out);  // an op without parameters
@@ -43,7 +43,8 @@ class Program {
   const Shape& shape(int x) const;
 
   // Running: pointers in the order of input() and output() calls. seconds: per step, or null.
-  void run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs, std::vector<double>* seconds = nullptr);
+  void run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
+           std::vector<double>* seconds = nullptr);
 
   struct Tensor {
     enum class Home { input, arena, output } home = Home::arena;
@@ -82,7 +83,8 @@ class Program {
   std::unique_ptr<BufferPool> arenas_;
 };
 
-// One plan, once. `wei`: the caller's weights, packed on the way; null when operands.packed is set or nothing is packed.
+// One plan, once. `wei`: the caller's weights, packed on the way; null when operands.packed is set or nothing is
+// packed.
 void run_single(const Plan& plan, Operands operands, const float* wei);
 
 }  // namespace fastconv

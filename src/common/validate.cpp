@@ -7,11 +7,16 @@ namespace {
 
 using Wide = __int128;  // strides and dilations of 2^62 must not overflow while they are being judged
 
-[[noreturn]] void bad(const std::string& message) { throw std::invalid_argument(message); }
-std::string str(int64_t value) { return std::to_string(value); }
+[[noreturn]] void bad(const std::string& message) {
+  throw std::invalid_argument(message);
+}
+std::string str(int64_t value) {
+  return std::to_string(value);
+}
 
 void require_rank4(const Shape& shape, const char* argument) {
-  if (shape.size() != 4) bad(std::string(argument) + " must have 4 dimensions here, got " + str(static_cast<int64_t>(shape.size())));
+  if (shape.size() != 4)
+    bad(std::string(argument) + " must have 4 dimensions here, got " + str(static_cast<int64_t>(shape.size())));
 }
 
 void require_at_least(Pair value, int64_t least, const char* argument) {
@@ -30,19 +35,23 @@ void set_image(Problem& p, const Shape& input, Layout layout) {
   if (p.n < 0) bad("input has a negative batch size " + str(p.n));
   const std::pair<const char*, int64_t> extents[] = {{"channels", p.ic}, {"height", p.ih}, {"width", p.iw}};
   for (const auto& [name, extent] : extents)
-    if (extent < 1) bad(std::string("input must have at least 1 in each dimension but the batch, got ") + name + " " + str(extent) +
-                        " in shape " + to_string(input) + " (" + to_string(layout) + ")");
+    if (extent < 1)
+      bad(std::string("input must have at least 1 in each dimension but the batch, got ") + name + " " + str(extent) +
+          " in shape " + to_string(input) + " (" + to_string(layout) + ")");
   checked_elements(input);
 }
 
 // Positions of a window along one axis.
-int64_t windows(const char* axis, int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t stride, int64_t dilation, bool ceil_mode) {
+int64_t windows(const char* axis, int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t stride,
+                int64_t dilation, bool ceil_mode) {
   const Wide padded = Wide(in) + before + after, reach = Wide(dilation) * (kernel - 1) + 1;
   if (reach > padded)
     bad(std::string("kernel_size is larger than the padded input in ") + axis + ": the kernel spans " +
-        (reach > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(reach))) + ", the padded input has " +
+        (reach > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(reach))) +
+        ", the padded input has " +
         (padded > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(padded))));
-  if (padded > Wide(1) << 60) throw std::length_error(std::string("padding: the padded input would have more than 2^60 elements in ") + axis);
+  if (padded > Wide(1) << 60)
+    throw std::length_error(std::string("padding: the padded input would have more than 2^60 elements in ") + axis);
   const Wide room = padded - reach;
   Wide out = room / stride + 1;
   if (ceil_mode) {
@@ -66,7 +75,8 @@ void set_window(Problem& p, Pair kernel, Pair stride, Pads pads, Pair dilation, 
   // Coordinates in the padded input are computed in 64 bits.
   if ((Wide(p.ih) + p.pt + p.pb) * (Wide(p.iw) + p.pl + p.pr) > (Wide(1) << 60) / p.ic)
     throw std::length_error("padding: the padded input would have more than 2^60 elements");
-  // One window has no step: such strides and dilations, however large, are the same problem, and no kernel computes with them.
+  // One window has no step: such strides and dilations, however large, are the same problem, and no kernel computes
+  // with them.
   if (p.oh == 1) p.sh = 1;
   if (p.ow == 1) p.sw = 1;
   if (p.kh == 1) p.dh = 1;
@@ -78,8 +88,8 @@ void require_pool_padding(Pair kernel, Pads pads, Pair dilation) {
   for (int i = 0; i < 4; ++i) {
     const Wide reach = Wide(dilation[i / 2]) * (kernel[i / 2] - 1) + 1;
     if (pads[i] > reach / 2)
-      bad("padding must be at most half of the effective kernel size, got padding " + str(pads[i]) + " for a kernel that spans " +
-          str(static_cast<int64_t>(reach)));
+      bad("padding must be at most half of the effective kernel size, got padding " + str(pads[i]) +
+          " for a kernel that spans " + str(static_cast<int64_t>(reach)));
   }
 }
 
@@ -96,13 +106,15 @@ int64_t checked_elements(const Shape& shape) {
   for (const int64_t extent : shape) {
     if (extent == 0) return 0;
     product *= extent;
-    if (product > Wide(1) << 60) throw std::length_error("an array of shape " + to_string(shape) + " is too large to address");
+    if (product > Wide(1) << 60)
+      throw std::length_error("an array of shape " + to_string(shape) + " is too large to address");
   }
   return static_cast<int64_t>(product);
 }
 
-Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_size, bool residual, Pair stride, Pads padding, Pair dilation,
-                       int64_t groups, Layout layout, WeightLayout weight_layout, Activation activation) {
+Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_size, bool residual, Pair stride,
+                       Pads padding, Pair dilation, int64_t groups, Layout layout, WeightLayout weight_layout,
+                       Activation activation) {
   Problem p;
   p.op = Op::conv2d;
   set_image(p, input, layout);
@@ -116,12 +128,16 @@ Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_siz
   if (groups < 1) bad("groups must be at least 1, got " + str(groups));
   p.groups = groups;
   p.oc = weight[o];
-  if (p.ic % groups) bad("groups must divide the input channels: " + str(groups) + " groups, " + str(p.ic) + " channels");
-  if (p.oc % groups) bad("groups must divide the output channels: " + str(groups) + " groups, " + str(p.oc) + " channels in weight");
+  if (p.ic % groups)
+    bad("groups must divide the input channels: " + str(groups) + " groups, " + str(p.ic) + " channels");
+  if (p.oc % groups)
+    bad("groups must divide the output channels: " + str(groups) + " groups, " + str(p.oc) + " channels in weight");
   if (weight[i] != p.icg())
-    bad("weight has " + str(weight[i]) + " input channels per group (" + to_string(weight_layout) + "), but input has " + str(p.ic) + " channels in " +
-        str(groups) + (groups == 1 ? " group" : " groups") + ", which makes " + str(p.icg()));
-  if (bias_size >= 0 && bias_size != p.oc) bad("bias must have " + str(p.oc) + " elements, one for each output channel; got " + str(bias_size));
+    bad("weight has " + str(weight[i]) + " input channels per group (" + to_string(weight_layout) +
+        "), but input has " + str(p.ic) + " channels in " + str(groups) + (groups == 1 ? " group" : " groups") +
+        ", which makes " + str(p.icg()));
+  if (bias_size >= 0 && bias_size != p.oc)
+    bad("bias must have " + str(p.oc) + " elements, one for each output channel; got " + str(bias_size));
   checked_elements(weight);
   set_window(p, {weight[h], weight[h + 1]}, stride, padding, dilation, false);
   p.bias = bias_size >= 0;
@@ -131,7 +147,8 @@ Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_siz
   return p;
 }
 
-Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, Pair dilation, bool ceil_mode, Layout layout) {
+Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, Pair dilation, bool ceil_mode,
+                           Layout layout) {
   Problem p;
   p.op = Op::max_pool2d;
   set_image(p, input, layout);
@@ -144,8 +161,8 @@ Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads pa
   return p;
 }
 
-Problem avg_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, bool ceil_mode, bool count_include_pad,
-                           int64_t divisor_override, Layout layout) {
+Problem avg_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, bool ceil_mode,
+                           bool count_include_pad, int64_t divisor_override, Layout layout) {
   Problem p = max_pool2d_problem(input, kernel, stride, padding, {1, 1}, ceil_mode, layout);
   p.op = Op::avg_pool2d;
   p.count_include_pad = count_include_pad;
@@ -177,7 +194,9 @@ Problem softmax_problem(const Shape& input, int64_t dim) {
   p.op = Op::softmax;
   const int64_t rank = static_cast<int64_t>(input.size());
   if (rank < 1) bad("input must have at least 1 dimension for softmax, got 0");
-  if (dim < -rank || dim >= rank) bad("dim must lie in " + str(-rank) + ".." + str(rank - 1) + " for an input of " + str(rank) + " dimensions, got " + str(dim));
+  if (dim < -rank || dim >= rank)
+    bad("dim must lie in " + str(-rank) + ".." + str(rank - 1) + " for an input of " + str(rank) + " dimensions, got " +
+        str(dim));
   if (dim < 0) dim += rank;
   checked_elements(input);
   for (int64_t i = 0; i < rank; ++i) (i < dim ? p.n : i == dim ? p.ic : p.iw) *= input[i];
@@ -189,8 +208,10 @@ Problem batch_norm_problem(const Shape& input, int64_t scale_size, int64_t shift
   Problem p;
   p.op = Op::batch_norm;
   set_image(p, input, layout);
-  if (scale_size != p.ic) bad("running_var must have " + str(p.ic) + " elements, one for each channel of input; got " + str(scale_size));
-  if (shift_size != p.ic) bad("running_mean must have " + str(p.ic) + " elements, one for each channel of input; got " + str(shift_size));
+  if (scale_size != p.ic)
+    bad("running_var must have " + str(p.ic) + " elements, one for each channel of input; got " + str(scale_size));
+  if (shift_size != p.ic)
+    bad("running_mean must have " + str(p.ic) + " elements, one for each channel of input; got " + str(shift_size));
   p.oc = p.ic, p.oh = p.ih, p.ow = p.iw;
   return p;
 }

@@ -1,5 +1,6 @@
-// Turns what a caller said into a Problem, or throws: std::invalid_argument (ValueError) naming the argument and both numbers,
-// std::bad_alloc-like errors are left to whoever allocates. Types and dtypes were judged before (Python, bindings).
+// Turns what a caller said into a Problem, or throws: std::invalid_argument (ValueError) naming the argument and both
+// numbers, std::bad_alloc-like errors are left to whoever allocates. Types and dtypes were judged before (Python,
+// bindings).
 #pragma once
 
 #include <array>
@@ -16,11 +17,13 @@ using Pair = std::array<int64_t, 2>;  // (h, w)
 using Pads = std::array<int64_t, 4>;  // (top, bottom, left, right)
 
 // Shapes are four-dimensional here, in the order of `layout`. bias_size: -1 for none.
-Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_size, bool residual, Pair stride, Pads padding, Pair dilation,
-                       int64_t groups, Layout layout, WeightLayout weight_layout, Activation activation);
-Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, Pair dilation, bool ceil_mode, Layout layout);
-Problem avg_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, bool ceil_mode, bool count_include_pad,
-                           int64_t divisor_override, Layout layout);
+Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_size, bool residual, Pair stride,
+                       Pads padding, Pair dilation, int64_t groups, Layout layout, WeightLayout weight_layout,
+                       Activation activation);
+Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, Pair dilation, bool ceil_mode,
+                           Layout layout);
+Problem avg_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads padding, bool ceil_mode,
+                           bool count_include_pad, int64_t divisor_override, Layout layout);
 Problem adaptive_avg_pool2d_problem(const Shape& input, Pair output_size, Layout layout);
 Problem relu_problem(const Shape& input);
 Problem softmax_problem(const Shape& input, int64_t dim);

@@ -6,9 +6,15 @@
 
 namespace fastconv {
 
-ConvWeights::ConvWeights(const float* data, Shape shape, WeightLayout layout, int64_t groups, const float* bias, int64_t bias_size,
-                         std::shared_ptr<void> owner)
-    : data_(data), shape_(std::move(shape)), layout_(layout), groups_(groups), bias_(bias), bias_size_(bias ? bias_size : -1), owner_(std::move(owner)) {}
+ConvWeights::ConvWeights(const float* data, Shape shape, WeightLayout layout, int64_t groups, const float* bias,
+                         int64_t bias_size, std::shared_ptr<void> owner)
+    : data_(data),
+      shape_(std::move(shape)),
+      layout_(layout),
+      groups_(groups),
+      bias_(bias),
+      bias_size_(bias ? bias_size : -1),
+      owner_(std::move(owner)) {}
 
 std::shared_ptr<const Buffer> ConvWeights::packed(const Plan& plan) {
   if (!plan.algorithm->pack) return nullptr;

@@ -1,5 +1,5 @@
-// Convolution weights and what plans made of them. The caller's array is kept alive and unchanged; every packed form is made once and
-// shared by all programs whose plans carry the same tag.
+// Convolution weights and what plans made of them. The caller's array is kept alive and unchanged; every packed form is
+// made once and shared by all programs whose plans carry the same tag.
 #pragma once
 
 #include <map>
@@ -16,7 +16,8 @@ namespace fastconv {
 class ConvWeights {
  public:
   // `owner` keeps data and bias alive. bias may be null.
-  ConvWeights(const float* data, Shape shape, WeightLayout layout, int64_t groups, const float* bias, int64_t bias_size, std::shared_ptr<void> owner);
+  ConvWeights(const float* data, Shape shape, WeightLayout layout, int64_t groups, const float* bias, int64_t bias_size,
+              std::shared_ptr<void> owner);
 
   const Shape& shape() const { return shape_; }
   WeightLayout layout() const { return layout_; }

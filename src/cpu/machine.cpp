@@ -130,14 +130,18 @@ std::atomic<int>& cap() {
 
 }  // namespace
 
-const char* to_string(Isa isa) { return kIsaNames[static_cast<int>(isa)]; }
+const char* to_string(Isa isa) {
+  return kIsaNames[static_cast<int>(isa)];
+}
 
 const MachineInfo& machine_info() {
   static const MachineInfo info = find_machine();
   return info;
 }
 
-Isa current_isa() { return std::min(machine_info().isa_found, static_cast<Isa>(cap().load(std::memory_order_relaxed))); }
+Isa current_isa() {
+  return std::min(machine_info().isa_found, static_cast<Isa>(cap().load(std::memory_order_relaxed)));
+}
 
 void set_max_isa(const std::string& level) {
   cap() = static_cast<int>(level.empty() ? cap_from_environment() : parse_isa(level, "level"));

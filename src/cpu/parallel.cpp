@@ -10,6 +10,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#include <sys/stat.h>
 #endif
 #if defined(FASTCONV_X86)
 #include <immintrin.h>
@@ -23,7 +24,9 @@ namespace {
 std::atomic<int> process_threads{0};  // 0: not set
 thread_local int override_threads = 0;
 std::atomic<bool> runtime_started{false};  // a region of more than one thread has run in this process
-std::atomic<bool> orphaned{false};         // this process is a fork of one for which that held
+std::atomic<bool> threads_at_fork{
+    false};  // the process had other threads when it last forked: maybe an OpenMP pool, ours or another library's
+std::atomic<bool> orphaned{false};  // this process is a fork of one for which either held
 
 // About 20 microseconds at 3 GHz: longer than the steps of a network differ between threads, shorter than a time slice.
 constexpr int kSpins = 500;
@@ -45,7 +48,29 @@ int positive_from_environment(const char* name) {
   return static_cast<int>(value);
 }
 
+#if defined(__unix__) || defined(__APPLE__)
+bool has_other_threads() {
+#if defined(__linux__)
+  // A folder has a link for itself, one for its parent's entry and one for each folder in it: here, for each thread.
+  struct stat tasks;
+  return stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink > 3;
+#else
+  return true;
+#endif
+}
+#endif
+
 }  // namespace
+
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  static const int registered = pthread_atfork([] { threads_at_fork = has_other_threads(); }, nullptr,
+                                               [] {
+                                                 if (runtime_started || threads_at_fork) orphaned = true;
+                                               });
+  (void)registered;
+#endif
+}
 
 void Barrier::wait() {
   const uint32_t round = round_.load(std::memory_order_acquire);
@@ -87,7 +112,9 @@ int num_threads() {
   return set > 0 ? set : default_num_threads();
 }
 
-void set_num_threads(int n) { process_threads = n; }
+void set_num_threads(int n) {
+  process_threads = n;
+}
 
 int set_thread_override(int n) {
   const int before = override_threads;
@@ -96,15 +123,6 @@ int set_thread_override(int n) {
 }
 
 void run_region(int nthr, RegionFn fn, void* context) {
-#if defined(__unix__) || defined(__APPLE__)
-  static const bool watched = [] {
-    pthread_atfork(nullptr, nullptr, [] {
-      if (runtime_started.load()) orphaned = true;
-    });
-    return true;
-  }();
-  (void)watched;
-#endif
   if (nthr <= 1 || orphaned.load(std::memory_order_relaxed)) {
     Barrier alone(1);
     fn(context, 0, 1, alone);

@@ -6,8 +6,8 @@
 
 namespace fastconv {
 
-// Meeting point of the threads of one region. Spins briefly, then sleeps: with more threads than cores a spinning thread
-// would keep the one it waits for from running.
+// Meeting point of the threads of one region. Spins briefly, then sleeps: with more threads than cores a spinning
+// thread would keep the one it waits for from running.
 class Barrier {
  public:
   explicit Barrier(int count) : count_(count) {}
@@ -22,12 +22,15 @@ class Barrier {
 
 // Number of threads a call from this thread would use.
 int num_threads();
-void set_num_threads(int n);       // process-wide
-int set_thread_override(int n);    // this thread only; 0: none. Returns the value before
-int default_num_threads();         // FASTCONV_NUM_THREADS, OMP_NUM_THREADS, affinity and container quota, in this order
+void set_num_threads(int n);     // process-wide
+int set_thread_override(int n);  // this thread only; 0: none. Returns the value before
+int default_num_threads();       // FASTCONV_NUM_THREADS, OMP_NUM_THREADS, affinity and container quota, in this order
 
-// fn(context, tid, nthr, barrier) on every thread of a region. Runs inline for nthr == 1 and in a child of fork() whose parent
-// had already used threads: the OpenMP runtime does not survive fork, so such a child computes on one thread.
+// Call once, early. From then on a child of fork() whose parent had threads computes on one: an OpenMP runtime does not
+// survive a fork, and a region started in such a child would wait for ever for threads that are not there.
+void watch_forks();
+
+// fn(context, tid, nthr, barrier) on every thread of a region. Runs inline for nthr == 1 and in such a child.
 using RegionFn = void (*)(void* context, int tid, int nthr, Barrier& barrier);
 void run_region(int nthr, RegionFn fn, void* context);
 

@@ -10,8 +10,10 @@ namespace fastconv {
 // ISA levels as plain numbers, equal to fastconv::Isa.
 enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
 
-// --- GEMM ------------------------------------------------------------------------------------------------------------------
-// One panel: c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j])  for all pixels p and the panel's nr columns.
+// --- GEMM
+// ------------------------------------------------------------------------------------------------------------------
+// One panel: c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j])  for all pixels p and the panel's nr
+// columns.
 //
 // Pixels form `outer` rows of `inner` each. The value that pixel (o, i) contributes at step k of segment s lies at
 //     a[o * a_outer + i * a_row + a_seg[s] + k * a_k],   0 <= s < segs, 0 <= k < seg_k,
@@ -30,7 +32,7 @@ struct GemmPanel {
   const float* bias;      // n values; or null
   float* partial;         // [outer * inner][nr]: sums between parts of K; unused when first && last
   int64_t outer, inner;
-  int64_t n;  // columns in use, 1..nr
+  int64_t n;            // columns in use, 1..nr
   int32_t first, last;  // first and last part of K
   int32_t relu;
 };
@@ -42,21 +44,26 @@ struct GemmUkernel {
   void (*panel)(const GemmPanel*);
 };
 
-// --- data movement -------------------------------------------------------------------------------------------------------
+// --- data movement
+// -------------------------------------------------------------------------------------------------------
 struct MoveUkernel {
   const char* name;
   int32_t isa;
   // dst[j * dst_ld + i] = src[i * src_ld + j] for i < rows, j < cols.
   void (*transpose)(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols);
-  // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0   for i < rows, 0 <= j < cols; step >= 1.
-  void (*gather_rows)(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows, int64_t cols,
-                      int64_t lo, int64_t hi);
+  // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0   for i < rows, 0 <= j < cols; step
+  // >= 1.
+  void (*gather_rows)(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows,
+                      int64_t cols, int64_t lo, int64_t hi);
 };
 
-// --- depthwise convolution -----------------------------------------------------------------------------------------------
-// One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
-//     dst[c, y, x] = act(bias[c] + sum_r sum_s src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s] + residual[c, y, x])
-// src, residual, dst point at the image, w and bias at channel 0. Taps that fall outside the image are skipped or meet a zero.
+// --- depthwise convolution
+// ----------------------------------------------------------------------------------------------- One part: for output
+// channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
+//     dst[c, y, x] = act(bias[c] + sum_r sum_s src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s] +
+//     residual[c, y, x])
+// src, residual, dst point at the image, w and bias at channel 0. Taps that fall outside the image are skipped or meet
+// a zero.
 struct DepthwisePart {
   const float* src;
   const float* w;
@@ -72,18 +79,20 @@ struct DepthwisePart {
 
 struct DepthwiseUkernel {
   const char* name;
-  int32_t isa;    // fastconv::Isa
-  int32_t lanes;  // channels of one packed weight block of along_channels
+  int32_t isa;           // fastconv::Isa
+  int32_t lanes;         // channels of one packed weight block of along_channels
   int32_t pixels, rows;  // tiles: pixels x lanes channels along channels, rows x lanes pixels along rows
   // Planes [c][y][x], w [oc][kh * kw]. Vectors run along a row.
   void (*along_row)(const DepthwisePart*);
-  // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes. Vectors run over channels.
+  // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes. Vectors
+  // run over channels.
   void (*along_channels)(const DepthwisePart*);
 };
 
-// --- pooling -------------------------------------------------------------------------------------------------------------
-// Windows over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows
-// y*sh - pt + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
+// --- pooling
+// ------------------------------------------------------------------------------------------------------------- Windows
+// over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows y*sh - pt
+// + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
 struct PoolCall {
   const float* src;
   float* dst;        // [oh][ow][c]
@@ -92,27 +101,29 @@ struct PoolCall {
   int64_t work_floats;
   int64_t c, ih, iw, oh, ow;
   int64_t kh, kw, sh, sw, dh, dw, pt, pb, pl, pr;
-  int64_t divisor;            // average: divisor_override, or 0
-  int64_t strip;              // output columns that are computed together; their input columns fit the work memory
-  int64_t row_begin, row_end; // output rows to compute
+  int64_t divisor;             // average: divisor_override, or 0
+  int64_t strip;               // output columns that are computed together; their input columns fit the work memory
+  int64_t row_begin, row_end;  // output rows to compute
   int32_t count_include_pad;
 };
 
 struct PoolUkernel {
   const char* name;
   int32_t isa;
-  void (*max)(const PoolCall*);          // NaN sticks; padding is -inf
-  void (*max_indices)(const PoolCall*);  // the same with indices: the first maximum, and the first NaN, in row-major order
-  void (*average)(const PoolCall*);      // dh = dw = 1
-  void (*adaptive)(const PoolCall*);     // window of row y: floor(y*ih/oh) .. ceil((y+1)*ih/oh); k, s, d, p unused
+  void (*max)(const PoolCall*);  // NaN sticks; padding is -inf
+  void (*max_indices)(
+      const PoolCall*);               // the same with indices: the first maximum, and the first NaN, in row-major order
+  void (*average)(const PoolCall*);   // dh = dw = 1
+  void (*adaptive)(const PoolCall*);  // window of row y: floor(y*ih/oh) .. ceil((y+1)*ih/oh); k, s, d, p unused
   // dst[i] = sum of src[i*len .. i*len + len - 1] / divisor, i < rows.
   void (*mean_rows)(const float* src, float* dst, int64_t rows, int64_t len, double divisor);
   // dst[j] = sum over i < rows of src[i*ld + j] / divisor, j < n.
   void (*mean_columns)(const float* src, int64_t ld, float* dst, int64_t rows, int64_t n, double divisor);
 };
 
-// --- element by element --------------------------------------------------------------------------------------------------
-// dst may equal src exactly.
+// --- element by element
+// -------------------------------------------------------------------------------------------------- dst may equal src
+// exactly.
 struct EltwiseUkernel {
   const char* name;
   int32_t isa;
@@ -120,10 +131,12 @@ struct EltwiseUkernel {
   // dst[i*len + j] = src[i*len + j] * scale[i] + shift[i], i < rows, j < len.
   void (*affine_rows)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
   // dst[i*len + j] = src[i*len + j] * scale[j] + shift[j].
-  void (*affine_columns)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
+  void (*affine_columns)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows,
+                         int64_t len);
 };
 
-// --- layout conversion ---------------------------------------------------------------------------------------------------
+// --- layout conversion
+// ---------------------------------------------------------------------------------------------------
 struct LayoutUkernel {
   const char* name;
   int32_t isa;
@@ -132,7 +145,8 @@ struct LayoutUkernel {
   void (*to_planes)(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count);
 };
 
-// --- softmax -------------------------------------------------------------------------------------------------------------
+// --- softmax
+// -------------------------------------------------------------------------------------------------------------
 struct SoftmaxUkernel {
   const char* name;
   int32_t isa;
@@ -142,13 +156,14 @@ struct SoftmaxUkernel {
   void (*columns)(const float* src, float* dst, int64_t len, int64_t ld, int64_t n, float* work);
 };
 
-// --- measurement ---------------------------------------------------------------------------------------------------------
+// --- measurement
+// ---------------------------------------------------------------------------------------------------------
 struct PeakUkernel {
   const char* name;
   int32_t isa;
   int64_t flops_per_round;
-  float (*fma_loop)(int64_t rounds);                                   // registers only
-  float (*read)(const float* src, int64_t count);                      // count a multiple of 256
+  float (*fma_loop)(int64_t rounds);               // registers only
+  float (*read)(const float* src, int64_t count);  // count a multiple of 256
   void (*copy)(const float* src, float* dst, int64_t count);
 };
 

@@ -11,7 +11,6 @@
 namespace fastconv {
 namespace {
 
-
 // x: where tap (0, 0) of the first pixel lies, perhaps outside the image. Rows ty and, at an edge, columns cx (input
 // columns counted from x) lie inside; `pixels` of the tile exist.
 template <int K, int S, bool Edge, bool Masked>

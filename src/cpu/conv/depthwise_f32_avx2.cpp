@@ -11,6 +11,6 @@
 #include "cpu/conv/depthwise_rows_body.h"
 
 namespace fastconv {
-extern const DepthwiseUkernel depthwise_f32_avx2 = {
-    "depthwise_f32_avx2", FASTCONV_SIMD_ISA, kLanes, kPixels, kRows, &along_row, &along_channels};
+extern const DepthwiseUkernel depthwise_f32_avx2 = {"depthwise_f32_avx2", FASTCONV_SIMD_ISA, kLanes, kPixels, kRows,
+                                                    &along_row,           &along_channels};
 }  // namespace fastconv

@@ -1,13 +1,13 @@
-// Direct convolution: dst[n,oc,oh,ow] = act(bias[oc] + residual + sum_{r,s,c} src[n, oh*sh-pt+r*dh, ow*sw-pl+s*dw, c] * wei[oc,c,r,s]).
-// The GEMM leaf walks the image itself: one output row is a row of pixels, one tap (or one kernel row, where taps lie side by side in
-// memory) a segment of the reduction. No patch matrix exists.
-// Operands: weights packed [group][panel][K][nr], K in the order (r, s, c); NCHW with few channels (c, r, s).
-// Bands: the input rows that a block of output rows needs are copied once into the thread's scratch where that helps: with padding (the copy
-// holds the zeros), and in NCHW, as [row][channel][column], since channels that lie planes apart cost a page and a cache line each.
-// 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row; NCHW copies register tiles of them, [tile][channel][pixel].
-// Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that a panel of weights is fetched once per band.
-// Numerics: one sequential sum over K per output, whatever the batch or the threads.
-// Tried: NCHW read in place, 0.75 of NHWC's speed at 1x1 and 0.85 at 3x3, though prefetched.
+// Direct convolution: dst[n,oc,oh,ow] = act(bias[oc] + residual + sum_{r,s,c} src[n, oh*sh-pt+r*dh, ow*sw-pl+s*dw, c] *
+// wei[oc,c,r,s]). The GEMM leaf walks the image itself: one output row is a row of pixels, one tap (or one kernel row,
+// where taps lie side by side in memory) a segment of the reduction. No patch matrix exists. Operands: weights packed
+// [group][panel][K][nr], K in the order (r, s, c); NCHW with few channels (c, r, s). Bands: the input rows that a block
+// of output rows needs are copied once into the thread's scratch where that helps: with padding (the copy holds the
+// zeros), and in NCHW, as [row][channel][column], since channels that lie planes apart cost a page and a cache line
+// each. 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row; NCHW copies register tiles of
+// them, [tile][channel][pixel]. Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that
+// a panel of weights is fetched once per band. Numerics: one sequential sum over K per output, whatever the batch or
+// the threads. Tried: NCHW read in place, 0.75 of NHWC's speed at 1x1 and 0.85 at 3x3, though prefetched.
 #include <algorithm>
 #include <cstring>
 
@@ -19,10 +19,11 @@ namespace {
 // A padded row of one image must stay small beside any cache: past this, im2col gathers instead.
 constexpr int64_t kMaxScratchBytes = 64 << 20;
 
-// A band of input rows in scratch, for one group of channels. Rows and columns that no tap touches are left out where the kernel has
-// extent 1: `row_step` and `column_step` are what one band row or column means in the image, `sh` and `sw` the strides that remain.
+// A band of input rows in scratch, for one group of channels. Rows and columns that no tap touches are left out where
+// the kernel has extent 1: `row_step` and `column_step` are what one band row or column means in the image, `sh` and
+// `sw` the strides that remain.
 struct Band {
-  int64_t rows, width;         // extents
+  int64_t rows, width;          // extents
   int64_t pixel, row, channel;  // strides, elements
   int64_t row_step, column_step;
   int64_t sh, sw;
@@ -45,9 +46,13 @@ Band band_of(const Problem& p, int64_t out_rows) {
   return b;
 }
 
-bool uses_band(const Problem& p) { return p.padded() || p.layout == Layout::nchw; }
+bool uses_band(const Problem& p) {
+  return p.padded() || p.layout == Layout::nchw;
+}
 
-bool is_flat(const Problem& p) { return p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw; }
+bool is_flat(const Problem& p) {
+  return p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
+}
 
 // band_of(...).elements in floating point: absurd paddings and dilations must not overflow while they are being judged.
 double band_size(const Problem& p, int64_t out_rows) {
@@ -57,7 +62,9 @@ double band_size(const Problem& p, int64_t out_rows) {
 }
 
 const char* refuses(const Problem& p, const Machine&) {
-  return !is_flat(p) && uses_band(p) && band_size(p, 1) > kMaxScratchBytes / 4 ? "the input rows of one output row exceed 64 MiB of scratch" : nullptr;
+  return !is_flat(p) && uses_band(p) && band_size(p, 1) > kMaxScratchBytes / 4
+             ? "the input rows of one output row exceed 64 MiB of scratch"
+             : nullptr;
 }
 
 void configure(Plan& plan, const Machine& machine) {
@@ -109,14 +116,16 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
     if (y < 0 || y >= p.ih) {
       std::memset(row, 0, band.row * sizeof(float));
     } else if (p.layout == Layout::nchw) {
-      move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg, band.width, x_begin, x_end);
+      move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg,
+                       band.width, x_begin, x_end);
     } else {
       std::memset(row, 0, x_begin * icg * sizeof(float));
       const float* src = image + (y * p.iw + x_first) * p.ic + c0;
       if (icg == p.ic) {
         std::memcpy(row + x_begin * icg, src, (x_end - x_begin) * icg * sizeof(float));
       } else {
-        for (int64_t x = x_begin; x < x_end; ++x) std::memcpy(row + x * icg, src + (x - x_begin) * p.ic, icg * sizeof(float));
+        for (int64_t x = x_begin; x < x_end; ++x)
+          std::memcpy(row + x * icg, src + (x - x_begin) * p.ic, icg * sizeof(float));
       }
       std::memset(row + x_end * icg, 0, (band.width - x_end) * icg * sizeof(float));
     }
@@ -148,7 +157,9 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
       }
       g.a = nhwc ? args.src + pixel * p.ic + c0 : scratch;
       g.b = packed_panel(plan, args.packed, group, panel);
-      set_epilogue(g, p, args, {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
+      set_epilogue(g, p, args,
+                   {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
+                    std::min(b.nr, p.ocg() - panel * b.nr)});
       run_tiles(plan, g, whole, rest);
     }
     at += count;
@@ -219,6 +230,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_direct = {Op::conv2d, "direct", "conv_direct", "cpu", refuses, configure, pack_gemm_weights, run, leaves_of<GemmUkernel>};
+extern const Algorithm conv_direct = {Op::conv2d,        "direct", "conv_direct",         "cpu", refuses, configure,
+                                      pack_gemm_weights, run,      leaves_of<GemmUkernel>};
 
 }  // namespace fastconv

@@ -1,9 +1,9 @@
 // Convolution as a matrix product: dst[p, oc] = act(bias + residual + sum_k patches[p, k] * wei[oc, k]), K = (r, s, c).
 // The patch matrix is built block by block in the thread's scratch, never as a whole.
-// Operands: weights packed [group][panel][K][nr]. Patches: NHWC rows of K values, one per output pixel, copied in runs of adjacent
-// channels; NCHW register tiles [tile][k][pixel], gathered from image rows. NHWC 1x1 with stride 1 is the matrix already: nothing is copied.
-// Blocking: as many output pixels as fill half of the L2 with their patches; panels inside a block.
-// Numerics: one sequential sum over K per output, whatever the batch or the threads.
+// Operands: weights packed [group][panel][K][nr]. Patches: NHWC rows of K values, one per output pixel, copied in runs
+// of adjacent channels; NCHW register tiles [tile][k][pixel], gathered from image rows. NHWC 1x1 with stride 1 is the
+// matrix already: nothing is copied. Blocking: as many output pixels as fill half of the L2 with their patches; panels
+// inside a block. Numerics: one sequential sum over K per output, whatever the batch or the threads.
 #include <algorithm>
 #include <cstring>
 
@@ -45,7 +45,8 @@ Range inside(int64_t out, int64_t stride, int64_t shift, int64_t in) {
 }
 
 // NHWC: patches of output pixels first..first+count of the whole batch, row-major.
-void fill_rows(const Problem& p, const float* src, int64_t group, int64_t first, int64_t count, float* out, int64_t ld) {
+void fill_rows(const Problem& p, const float* src, int64_t group, int64_t first, int64_t count, float* out,
+               int64_t ld) {
   const int64_t icg = p.icg(), plane = p.oh * p.ow;
   const bool adjoin = p.dw == 1 && icg == p.ic;
   for (int64_t i = 0; i < count; ++i) {
@@ -63,9 +64,12 @@ void fill_rows(const Problem& p, const float* src, int64_t group, int64_t first,
       const float* line = base + iy * p.iw * p.ic;
       std::memset(row, 0, cols.begin * icg * sizeof(float));
       if (adjoin) {
-        if (cols.end > cols.begin) std::memcpy(row + cols.begin * icg, line + (x0 + cols.begin) * p.ic, (cols.end - cols.begin) * icg * sizeof(float));
+        if (cols.end > cols.begin)
+          std::memcpy(row + cols.begin * icg, line + (x0 + cols.begin) * p.ic,
+                      (cols.end - cols.begin) * icg * sizeof(float));
       } else {
-        for (int64_t s = cols.begin; s < cols.end; ++s) std::memcpy(row + s * icg, line + (x0 + s * p.dw) * p.ic, icg * sizeof(float));
+        for (int64_t s = cols.begin; s < cols.end; ++s)
+          std::memcpy(row + s * icg, line + (x0 + s * p.dw) * p.ic, icg * sizeof(float));
       }
       std::memset(row + cols.end * icg, 0, (p.kw - cols.end) * icg * sizeof(float));
     }
@@ -123,11 +127,14 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       if (!b.flat && (u == mine.panels.begin || panel == 0)) {
         if (nhwc) fill_rows(p, args.src, group, pixel, count, patches, ld);
         for (int64_t i = 0; !nhwc && i < count; i += b.mr)
-          fill_tile(plan, args.src + image * p.ic * p.ih * p.iw, group, pixel + i, std::min(b.mr, count - i), patches + i / b.mr * tile);
+          fill_tile(plan, args.src + image * p.ic * p.ih * p.iw, group, pixel + i, std::min(b.mr, count - i),
+                    patches + i / b.mr * tile);
       }
       g.a = b.flat ? args.src + pixel * p.ic + group * p.icg() : patches;
       g.b = packed_panel(plan, args.packed, group, panel);
-      set_epilogue(g, p, args, {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
+      set_epilogue(g, p, args,
+                   {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
+                    std::min(b.nr, p.ocg() - panel * b.nr)});
       run_tiles(plan, g, whole, rest);
     }
     at += count;
@@ -136,6 +143,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_im2col = {Op::conv2d, "im2col", "conv_im2col", "cpu", refuses, configure, pack_gemm_weights, run, leaves_of<GemmUkernel>};
+extern const Algorithm conv_im2col = {Op::conv2d,        "im2col", "conv_im2col",         "cpu", refuses, configure,
+                                      pack_gemm_weights, run,      leaves_of<GemmUkernel>};
 
 }  // namespace fastconv

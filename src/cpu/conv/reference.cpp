@@ -49,7 +49,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
           const int64_t ix = x * p.sw - p.pl + s * p.dw;
           if (ix < 0 || ix >= p.iw) continue;
           for (int64_t c = 0; c < icg; ++c)
-            sum += static_cast<double>(src[c * ic_step + iy * iy_step + ix * ix_step]) * static_cast<double>(wei[((o * icg + c) * p.kh + r) * p.kw + s]);
+            sum += static_cast<double>(src[c * ic_step + iy * iy_step + ix * ix_step]) *
+                   static_cast<double>(wei[((o * icg + c) * p.kh + r) * p.kw + s]);
         }
       }
       const int64_t at = n * p.oc * p.oh * p.ow + o * oc_step + y * oy_step + x * ox_step;
@@ -61,11 +62,20 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   }
 }
 
-std::vector<std::pair<Isa, const char*>> leaves() { return {{Isa::scalar, "conv_reference_scalar"}}; }
+std::vector<std::pair<Isa, const char*>> leaves() {
+  return {{Isa::scalar, "conv_reference_scalar"}};
+}
 
 }  // namespace
 
-extern const Algorithm conv_reference = {
-    Op::conv2d, "reference", "conv_reference", "cpu", [](const Problem&, const Machine&) -> const char* { return nullptr; }, configure, pack, run, leaves};
+extern const Algorithm conv_reference = {Op::conv2d,
+                                         "reference",
+                                         "conv_reference",
+                                         "cpu",
+                                         [](const Problem&, const Machine&) -> const char* { return nullptr; },
+                                         configure,
+                                         pack,
+                                         run,
+                                         leaves};
 
 }  // namespace fastconv

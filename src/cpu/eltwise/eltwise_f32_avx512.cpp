@@ -1,6 +1,7 @@
-// relu: dst = src > 0 ? src : 0; affine: dst = src * scale + shift, a pair for each row or for each column. float32,
-// AVX-512: 16 floats a vector. Operands: EltwiseUkernel (ukernel.h). dst may be src. Tails: masked loads and stores.
-// Numerics: ReLU keeps NaN. One fused multiply-add: rounded once.
+// relu: dst = src > 0 ? src : 0. affine: dst = src * scale + shift, a pair a row or a column. float32, AVX-512.
+// Operands: EltwiseUkernel (ukernel.h). dst may be src.
+// Tails: masks.
+// Numerics: ReLU keeps NaN. Affine: One fused multiply-add, rounded once.
 // Measured: not measured.
 #include "cpu/simd/simd_avx512.h"
 //

@@ -1,6 +1,6 @@
-// pixels[p][c] = planes[c][p] and back, float32, AVX2: 8 floats a vector.
+// pixels[p][c] = planes[c][p] and back, float32, AVX2.
 // Operands: LayoutUkernel (ukernel.h).
-// Tails: blocks that are not whole pass through the stack with masked loads and stores.
+// Tails: blocks that are not whole pass through the stack; masked moves.
 // Measured: not measured.
 #include "cpu/simd/simd_avx2.h"
 //

@@ -1,6 +1,6 @@
-// pixels[p][c] = planes[c][p] and back, float32, AVX-512: 16 floats a vector.
+// pixels[p][c] = planes[c][p] and back, float32, AVX-512.
 // Operands: LayoutUkernel (ukernel.h).
-// Tails: blocks that are not whole pass through the stack with masked loads and stores.
+// Tails: blocks that are not whole pass through the stack; masks.
 // Measured: not measured.
 #include "cpu/simd/simd_avx512.h"
 //

@@ -1,6 +1,6 @@
-// pixels[p][c] = planes[c][p] and back, float32, any machine: groups of 4 floats in plain C++.
+// pixels[p][c] = planes[c][p] and back, float32, any machine.
 // Operands: LayoutUkernel (ukernel.h).
-// Tails: blocks that are not whole pass through the stack with masked loads and stores.
+// Tails: blocks that are not whole pass through the stack; loops over the lanes in use.
 // Measured: not measured.
 #include "cpu/simd/simd_scalar.h"
 //

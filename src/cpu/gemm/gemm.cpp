@@ -25,7 +25,8 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t icg = p.icg(), ocg = p.ocg(), taps = p.kh * p.kw, depth = reduction(p), nr = b.nr;
   const Range mine = share(p.groups * b.panels, worker.tid, worker.nthr);
-  // In memory a row of the caller's weights runs over (c, tap) or (tap, c); packed rows run over the other order where they differ.
+  // In memory a row of the caller's weights runs over (c, tap) or (tap, c); packed rows run over the other order where
+  // they differ.
   const bool source_taps_inner = p.weight_layout == WeightLayout::oihw;
   constexpr int64_t kChunk = 64;
   alignas(64) float rows[kChunk * 32];
@@ -59,8 +60,8 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker) {
   const Problem& p = plan.problem;
   const double weights = static_cast<double>(p.weight_elements()), inputs = static_cast<double>(p.src_elements());
-  // Of all factorings nthr = rows x columns: the least estimated time, counted in products of the busiest thread plus what it reads
-  // (a read element costs about as much as eight products).
+  // Of all factorings nthr = rows x columns: the least estimated time, counted in products of the busiest thread plus
+  // what it reads (a read element costs about as much as eight products).
   int best_columns = 1;
   double best = -1;
   for (int columns = 1; columns <= worker.nthr; ++columns) {

@@ -1,4 +1,5 @@
-// Shared by the convolution algorithms that end in GemmPanel calls: blocking of the reduction, packing of weights, division of work.
+// Shared by the convolution algorithms that end in GemmPanel calls: blocking of the reduction, packing of weights,
+// division of work.
 #pragma once
 
 #include "common/algorithm.h"
@@ -7,29 +8,37 @@
 
 namespace fastconv {
 
-inline const GemmUkernel& gemm_of(const Plan& plan) { return *static_cast<const GemmUkernel*>(plan.ukernel); }
-
-// Sets ukernel, tile numbers, panels, packed_bytes and pack_tag. The order of the reduction (blocking.channels_first) is set before.
-void configure_gemm(Plan& plan, const Machine& machine);
-
-// Packed: [group][panel][K][nr], K = kh*kw*icg in the order (r, s, c), or (c, r, s) with channels_first; columns past oc are zero.
-void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker& worker);
-
-inline int64_t reduction(const Problem& p) { return p.kh * p.kw * p.icg(); }
-inline const float* packed_panel(const Plan& plan, const void* packed, int64_t group, int64_t panel) {
-  return static_cast<const float*>(packed) + (group * plan.blocking.panels + panel) * reduction(plan.problem) * plan.blocking.nr;
+inline const GemmUkernel& gemm_of(const Plan& plan) {
+  return *static_cast<const GemmUkernel*>(plan.ukernel);
 }
 
-// A thread's rectangle of work: output pixels (in units of the driver's choice) x panels of all groups. Which thread computes an
-// output changes nothing about its value, so the split may depend on the number of threads and on n.
+// Sets ukernel, tile numbers, panels, packed_bytes and pack_tag. The order of the reduction (blocking.channels_first)
+// is set before.
+void configure_gemm(Plan& plan, const Machine& machine);
+
+// Packed: [group][panel][K][nr], K = kh*kw*icg in the order (r, s, c), or (c, r, s) with channels_first; columns past
+// oc are zero.
+void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker& worker);
+
+inline int64_t reduction(const Problem& p) {
+  return p.kh * p.kw * p.icg();
+}
+inline const float* packed_panel(const Plan& plan, const void* packed, int64_t group, int64_t panel) {
+  return static_cast<const float*>(packed) +
+         (group * plan.blocking.panels + panel) * reduction(plan.problem) * plan.blocking.nr;
+}
+
+// A thread's rectangle of work: output pixels (in units of the driver's choice) x panels of all groups. Which thread
+// computes an output changes nothing about its value, so the split may depend on the number of threads and on n.
 struct Rectangle {
   Range pixels, panels;
 };
-// Pixels are split where inputs weigh more than weights, panels where weights weigh more: each core then reads its own half
-// of the larger operand.
+// Pixels are split where inputs weigh more than weights, panels where weights weigh more: each core then reads its own
+// half of the larger operand.
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker);
 
-// Epilogue fields of one panel call, and c/residual pointing at the panel's first channel. `c_offset`: first pixel, first channel 0.
+// Epilogue fields of one panel call, and c/residual pointing at the panel's first channel. `c_offset`: first pixel,
+// first channel 0.
 struct PanelTarget {
   int64_t c_offset = 0;
   int64_t oc_begin = 0;  // first output channel of the panel, all groups counted
@@ -37,8 +46,8 @@ struct PanelTarget {
 };
 void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& target);
 
-// One panel over pixels that form one row: `whole` register tiles that lie one after the other as [tile][K][mr] (NCHW), then `rest`
-// pixels. A row in place (NHWC) is all rest.
+// One panel over pixels that form one row: `whole` register tiles that lie one after the other as [tile][K][mr] (NCHW),
+// then `rest` pixels. A row in place (NHWC) is all rest.
 void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest);
 
 }  // namespace fastconv

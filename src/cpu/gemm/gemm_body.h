@@ -1,9 +1,10 @@
 // The register tile of the GEMM leaves, written once over simd/ and instantiated per ISA with its tile numbers.
 //
-// A tile holds MR pixels x NV vectors of channels in registers. Each step of the reduction loads NV vectors of packed weights
-// and broadcasts MR input values. The pixels of a tile form two halves with a base pointer each, so that one tile may span
-// two rows of a narrow image (7-pixel rows fill a 14-pixel tile) and so that the compiler needs few address registers.
-// All tile heights 1..kMr exist: a row of pixels is cut into tiles of nearly equal height and no product is wasted.
+// A tile holds MR pixels x NV vectors of channels in registers. Each step of the reduction loads NV vectors of packed
+// weights and broadcasts MR input values. The pixels of a tile form two halves with a base pointer each, so that one
+// tile may span two rows of a narrow image (7-pixel rows fill a 14-pixel tile) and so that the compiler needs few
+// address registers. All tile heights 1..kMr exist: a row of pixels is cut into tiles of nearly equal height and no
+// product is wasted.
 #pragma once
 
 #include "cpu/ukernel.h"
@@ -108,8 +109,8 @@ struct Gemm {
   }
 
   // buffer: [pixels rounded up to kLanes][kNr]. Rows past `pixels` are not written and never stored.
-  static __attribute__((noinline)) void store_transposed(const GemmPanel& g, const Place& at, const float* buffer, int pixels,
-                                                         int half) {
+  static __attribute__((noinline)) void store_transposed(const GemmPanel& g, const Place& at, const float* buffer,
+                                                         int pixels, int half) {
     const bool one_run = at.c1 == at.c0 + half;
     for (int base = 0; base < pixels; base += simd::kLanes) {
       const int here = pixels - base < simd::kLanes ? pixels - base : simd::kLanes;
@@ -165,7 +166,8 @@ struct Gemm {
     // Two short rows per tile where both fit.
     if (2 * g.inner <= kMr) {
       for (; o + 2 <= g.outer; o += 2) {
-        const Place at = {o * g.a_outer, (o + 1) * g.a_outer, o * g.c_outer, (o + 1) * g.c_outer, o * g.inner, (o + 1) * g.inner};
+        const Place at = {o * g.a_outer,       (o + 1) * g.a_outer, o * g.c_outer,
+                          (o + 1) * g.c_outer, o * g.inner,         (o + 1) * g.inner};
         Tiles::fn[2 * g.inner - 1](g, at);
       }
     }
@@ -175,9 +177,12 @@ struct Gemm {
       int64_t i = 0;
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t m = base + (t < extra ? 1 : 0), half = (m + 1) / 2;
-        const Place at = {o * g.a_outer + i * g.a_row, o * g.a_outer + (i + half) * g.a_row,
-                          o * g.c_outer + i * g.c_row, o * g.c_outer + (i + half) * g.c_row,
-                          o * g.inner + i,             o * g.inner + i + half};
+        const Place at = {o * g.a_outer + i * g.a_row,
+                          o * g.a_outer + (i + half) * g.a_row,
+                          o * g.c_outer + i * g.c_row,
+                          o * g.c_outer + (i + half) * g.c_row,
+                          o * g.inner + i,
+                          o * g.inner + i + half};
         Tiles::fn[m - 1](g, at);
         i += m;
       }

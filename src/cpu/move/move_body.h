@@ -1,4 +1,5 @@
-// Data movement leaves, written once over simd/: blocked transpose, and the row gather that pads images and builds patches.
+// Data movement leaves, written once over simd/: blocked transpose, and the row gather that pads images and builds
+// patches.
 #pragma once
 
 #include "cpu/ukernel.h"
@@ -25,7 +26,8 @@ void transpose(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int
     for (int64_t j = 0; j < cols; ++j) dst[j * dst_ld + i] = src[i * src_ld + j];
 }
 
-void gather_rows(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows, int64_t cols, int64_t lo, int64_t hi) {
+void gather_rows(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows, int64_t cols,
+                 int64_t lo, int64_t hi) {
   for (int64_t i = 0; i < rows; ++i, src += src_ld, dst += dst_ld) {
     for (int64_t j = 0; j < lo; ++j) dst[j] = 0.0f;
     if (step == 1) {

@@ -1,4 +1,5 @@
-// What this ISA level can do at best: products per second from registers, bytes per second from memory. See PeakUkernel in ukernel.h.
+// What this ISA level can do at best: products per second from registers, bytes per second from memory. See PeakUkernel
+// in ukernel.h.
 #include "cpu/simd/simd_avx512.h"
 //
 #include "cpu/peak/peak_body.h"

@@ -1,4 +1,5 @@
-// Vector vocabulary of the AVX2 + FMA level: 8 floats, tails by VMASKMOV. Included only by *_avx2.cpp files; see simd_avx512.h.
+// Vector vocabulary of the AVX2 + FMA level: 8 floats, tails by VMASKMOV. Included only by *_avx2.cpp files; see
+// simd_avx512.h.
 #pragma once
 
 #include <immintrin.h>
@@ -19,28 +20,62 @@ inline Mask first(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n > 8 ? 8 : n)), lane);
 }
 // Lanes lo..hi-1, 0 <= lo <= hi <= kLanes.
-inline Mask range(int64_t lo, int64_t hi) { return _mm256_andnot_si256(first(lo), first(hi)); }
+inline Mask range(int64_t lo, int64_t hi) {
+  return _mm256_andnot_si256(first(lo), first(hi));
+}
 
-inline F zero() { return _mm256_setzero_ps(); }
-inline F set1(float x) { return _mm256_set1_ps(x); }
-inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F zero() {
+  return _mm256_setzero_ps();
+}
+inline F set1(float x) {
+  return _mm256_set1_ps(x);
+}
+inline F load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
 // Lanes outside the mask are zero and their memory is not touched.
-inline F load(const float* p, Mask m) { return _mm256_maskload_ps(p, m); }
-inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-inline void store(float* p, F v, Mask m) { _mm256_maskstore_ps(p, m, v); }
+inline F load(const float* p, Mask m) {
+  return _mm256_maskload_ps(p, m);
+}
+inline void store(float* p, F v) {
+  _mm256_storeu_ps(p, v);
+}
+inline void store(float* p, F v, Mask m) {
+  _mm256_maskstore_ps(p, m, v);
+}
 
-inline F add(F a, F b) { return _mm256_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm256_div_ps(a, b); }
-inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
+inline F add(F a, F b) {
+  return _mm256_add_ps(a, b);
+}
+inline F sub(F a, F b) {
+  return _mm256_sub_ps(a, b);
+}
+inline F mul(F a, F b) {
+  return _mm256_mul_ps(a, b);
+}
+inline F div(F a, F b) {
+  return _mm256_div_ps(a, b);
+}
+inline F fma(F a, F b, F c) {
+  return _mm256_fmadd_ps(a, b, c);
+}  // a * b + c
 // Keeps NaN: MAXPS returns its second operand when either is NaN.
-inline F relu(F x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
-inline Mask is_nan(F x) { return _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
-inline Mask greater(F a, F b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
-inline F select(Mask m, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
+inline F relu(F x) {
+  return _mm256_max_ps(_mm256_setzero_ps(), x);
+}
+inline Mask is_nan(F x) {
+  return _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+inline Mask greater(F a, F b) {
+  return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+inline F select(Mask m, F yes, F no) {
+  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
+}
 // Maximum in which a NaN of either side sticks.
-inline F max_nan(F m, F x) { return select(is_nan(m), m, _mm256_max_ps(m, x)); }
+inline F max_nan(F m, F x) {
+  return select(is_nan(m), m, _mm256_max_ps(m, x));
+}
 inline float sum(F v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -48,14 +83,25 @@ inline float sum(F v) {
 }
 
 // Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
-inline F in_order(F v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8)); }
-inline F even(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0x88)); }
-inline F odd(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0xdd)); }
+inline F in_order(F v) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+}
+inline F even(F a, F b) {
+  return in_order(_mm256_shuffle_ps(a, b, 0x88));
+}
+inline F odd(F a, F b) {
+  return in_order(_mm256_shuffle_ps(a, b, 0xdd));
+}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 using Index = __m256i;
-inline Index index(const int32_t from[8]) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-inline F permute(F v, Index from) { return _mm256_permutevar8x32_ps(v, from); }
-// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds for both.
+inline Index index(const int32_t from[8]) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline F permute(F v, Index from) {
+  return _mm256_permutevar8x32_ps(v, from);
+}
+// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds
+// for both.
 inline F load_pair(const float* a, const float* b, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
@@ -92,14 +138,20 @@ inline void transpose_block(const float* src, int64_t ld, F out[8]) {
 
 // --- for pooling, softmax and layout conversion
 
-inline F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+inline F max(F a, F b) {
+  return _mm256_max_ps(a, b);
+}                               // b where either is NaN
 inline float max_across(F v) {  // of lanes without NaN
   __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
-inline Mask either(Mask a, Mask b) { return _mm256_or_si256(a, b); }
-inline Mask without(Mask a, Mask b) { return _mm256_andnot_si256(b, a); }
+inline Mask either(Mask a, Mask b) {
+  return _mm256_or_si256(a, b);
+}
+inline Mask without(Mask a, Mask b) {
+  return _mm256_andnot_si256(b, a);
+}
 // x beats m in a search for the maximum in which NaN is above everything: x > m, or x is NaN and m is not.
 inline Mask above(F x, F m) {
   return _mm256_castps_si256(_mm256_and_ps(_mm256_cmp_ps(x, m, _CMP_NLE_UQ), _mm256_cmp_ps(m, m, _CMP_ORD_Q)));

@@ -1,5 +1,5 @@
-// Vector vocabulary of the AVX-512 level: 16 floats, tails by mask registers. Included only by *_avx512.cpp files; every simd_*.h
-// offers the same names, so that a body is written once and instantiated per ISA.
+// Vector vocabulary of the AVX-512 level: 16 floats, tails by mask registers. Included only by *_avx512.cpp files;
+// every simd_*.h offers the same names, so that a body is written once and instantiated per ISA.
 #pragma once
 
 #include <immintrin.h>
@@ -15,30 +15,66 @@ using F = __m512;
 using Mask = __mmask16;
 constexpr int kLanes = 16;
 
-inline Mask first(int64_t n) { return static_cast<Mask>(n >= 16 ? 0xffffu : (1u << n) - 1u); }
+inline Mask first(int64_t n) {
+  return static_cast<Mask>(n >= 16 ? 0xffffu : (1u << n) - 1u);
+}
 // Lanes lo..hi-1, 0 <= lo <= hi <= kLanes.
-inline Mask range(int64_t lo, int64_t hi) { return static_cast<Mask>(first(hi) & ~first(lo)); }
+inline Mask range(int64_t lo, int64_t hi) {
+  return static_cast<Mask>(first(hi) & ~first(lo));
+}
 
-inline F zero() { return _mm512_setzero_ps(); }
-inline F set1(float x) { return _mm512_set1_ps(x); }
-inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F zero() {
+  return _mm512_setzero_ps();
+}
+inline F set1(float x) {
+  return _mm512_set1_ps(x);
+}
+inline F load(const float* p) {
+  return _mm512_loadu_ps(p);
+}
 // Lanes outside the mask are zero and their memory is not touched.
-inline F load(const float* p, Mask m) { return _mm512_maskz_loadu_ps(m, p); }
-inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
-inline void store(float* p, F v, Mask m) { _mm512_mask_storeu_ps(p, m, v); }
+inline F load(const float* p, Mask m) {
+  return _mm512_maskz_loadu_ps(m, p);
+}
+inline void store(float* p, F v) {
+  _mm512_storeu_ps(p, v);
+}
+inline void store(float* p, F v, Mask m) {
+  _mm512_mask_storeu_ps(p, m, v);
+}
 
-inline F add(F a, F b) { return _mm512_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm512_div_ps(a, b); }
-inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+inline F add(F a, F b) {
+  return _mm512_add_ps(a, b);
+}
+inline F sub(F a, F b) {
+  return _mm512_sub_ps(a, b);
+}
+inline F mul(F a, F b) {
+  return _mm512_mul_ps(a, b);
+}
+inline F div(F a, F b) {
+  return _mm512_div_ps(a, b);
+}
+inline F fma(F a, F b, F c) {
+  return _mm512_fmadd_ps(a, b, c);
+}  // a * b + c
 // Keeps NaN: MAXPS returns its second operand when either is NaN.
-inline F relu(F x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
-inline Mask is_nan(F x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
-inline Mask greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-inline F select(Mask m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
+inline F relu(F x) {
+  return _mm512_max_ps(_mm512_setzero_ps(), x);
+}
+inline Mask is_nan(F x) {
+  return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+}
+inline Mask greater(F a, F b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+}
+inline F select(Mask m, F yes, F no) {
+  return _mm512_mask_blend_ps(m, no, yes);
+}
 // Maximum in which a NaN of either side sticks.
-inline F max_nan(F m, F x) { return _mm512_mask_mov_ps(_mm512_max_ps(m, x), is_nan(m), m); }
+inline F max_nan(F m, F x) {
+  return _mm512_mask_mov_ps(_mm512_max_ps(m, x), is_nan(m), m);
+}
 inline float sum(F v) {
   v = _mm512_add_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0x4e));
   v = _mm512_add_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0xb1));
@@ -57,9 +93,14 @@ inline F odd(F a, F b) {
 }
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 using Index = __m512i;
-inline Index index(const int32_t from[16]) { return _mm512_loadu_si512(from); }
-inline F permute(F v, Index from) { return _mm512_permutexvar_ps(from, v); }
-// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds for both.
+inline Index index(const int32_t from[16]) {
+  return _mm512_loadu_si512(from);
+}
+inline F permute(F v, Index from) {
+  return _mm512_permutexvar_ps(from, v);
+}
+// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds
+// for both.
 inline F load_pair(const float* a, const float* b, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(k, a)), _mm256_maskz_loadu_ps(k, b), 1);
@@ -68,8 +109,8 @@ inline void store_pair(float* a, float* b, F v, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   __m256 high = _mm512_extractf32x8_ps(v, 1);
 #if defined(__GNUC__)
-  // Keeps the compiler from joining both steps into VEXTRACTF32X8 to memory under a mask: unlike VMOVUPS that instruction
-  // faults on bytes that its mask excludes (class E6NF, Intel SDM volume 2, section 2.8).
+  // Keeps the compiler from joining both steps into VEXTRACTF32X8 to memory under a mask: unlike VMOVUPS that
+  // instruction faults on bytes that its mask excludes (class E6NF, Intel SDM volume 2, section 2.8).
   asm("" : "+v"(high));
 #endif
   _mm256_mask_storeu_ps(a, k, _mm512_castps512_ps256(v));
@@ -113,17 +154,25 @@ inline void transpose_block(const float* src, int64_t ld, F out[16]) {
 
 // --- for pooling, softmax and layout conversion
 
-inline F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+inline F max(F a, F b) {
+  return _mm512_max_ps(a, b);
+}                               // b where either is NaN
 inline float max_across(F v) {  // of lanes without NaN
   v = _mm512_max_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0x4e));
   v = _mm512_max_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0xb1));
   v = _mm512_max_ps(v, _mm512_maskz_permute_ps(0xffff, v, 0x4e));
   return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_maskz_permute_ps(0xffff, v, 0xb1)));
 }
-inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
-inline Mask without(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
+inline Mask either(Mask a, Mask b) {
+  return static_cast<Mask>(a | b);
+}
+inline Mask without(Mask a, Mask b) {
+  return static_cast<Mask>(a & ~b);
+}
 // x beats m in a search for the maximum in which NaN is above everything: x > m, or x is NaN and m is not.
-inline Mask above(F x, F m) { return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(m, m, _CMP_ORD_Q), x, m, _CMP_NLE_UQ); }
+inline Mask above(F x, F m) {
+  return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(m, m, _CMP_ORD_Q), x, m, _CMP_NLE_UQ);
+}
 // Lanes p[0], p[2], ..: reads 2 * kLanes floats.
 inline F load_even(const float* p) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -135,7 +184,9 @@ inline F load_step(const float* p, int64_t step, Mask m) {
   return _mm512_mask_i32gather_ps(zero(), m, _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(step))), p, 4);
 }
 // x * 2^k with one rounding, also into the subnormals; k integral, -250 <= k <= 127, 0.5 <= |x| <= 2.
-inline F scale2(F x, F k) { return _mm512_scalef_ps(x, k); }
+inline F scale2(F x, F k) {
+  return _mm512_scalef_ps(x, k);
+}
 // Three vectors of one channel each to 3 * kLanes floats of pixels at p, and back.
 inline void store_pixels3(float* p, F a, F b, F c) {
   const __m512i ab0 = _mm512_setr_epi32(0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);

@@ -1,5 +1,6 @@
-// Vector vocabulary of the baseline: 4 floats in plain C++, which a compiler may or may not turn into vector instructions. Any
-// machine runs it. There is no fused multiply-add here: products are rounded before they are added. See simd_avx512.h.
+// Vector vocabulary of the baseline: 4 floats in plain C++, which a compiler may or may not turn into vector
+// instructions. Any machine runs it. There is no fused multiply-add here: products are rounded before they are added.
+// See simd_avx512.h.
 #pragma once
 
 #include <stdint.h>
@@ -31,12 +32,16 @@ inline Mask range(int64_t lo, int64_t hi) {
   for (int i = 0; i < kLanes; ++i) m.v[i] = i >= lo && i < hi;
   return m;
 }
-inline Mask first(int64_t n) { return range(0, n); }
+inline Mask first(int64_t n) {
+  return range(0, n);
+}
 
 inline F set1(float x) {
   return each([&](int) { return x; });
 }
-inline F zero() { return set1(0.0f); }
+inline F zero() {
+  return set1(0.0f);
+}
 inline F load(const float* p) {
   return each([&](int i) { return p[i]; });
 }
@@ -87,20 +92,29 @@ inline F select(Mask m, F yes, F no) {
 inline F max_nan(F m, F x) {
   return each([&](int i) { return (x.v[i] > m.v[i] || x.v[i] != x.v[i]) && m.v[i] == m.v[i] ? x.v[i] : m.v[i]; });
 }
-inline float sum(F v) { return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]); }
+inline float sum(F v) {
+  return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]);
+}
 
 // Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
-inline F even(F a, F b) { return {{a.v[0], a.v[2], b.v[0], b.v[2]}}; }
-inline F odd(F a, F b) { return {{a.v[1], a.v[3], b.v[1], b.v[3]}}; }
+inline F even(F a, F b) {
+  return {{a.v[0], a.v[2], b.v[0], b.v[2]}};
+}
+inline F odd(F a, F b) {
+  return {{a.v[1], a.v[3], b.v[1], b.v[3]}};
+}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 struct Index {
   int32_t v[kLanes];
 };
-inline Index index(const int32_t from[4]) { return {{from[0], from[1], from[2], from[3]}}; }
+inline Index index(const int32_t from[4]) {
+  return {{from[0], from[1], from[2], from[3]}};
+}
 inline F permute(F v, Index from) {
   return each([&](int i) { return v.v[from.v[i]]; });
 }
-// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds for both.
+// Two runs of kLanes / 2 floats, a in the low half of the vector and b in the high half; the low half of the mask holds
+// for both.
 inline F load_pair(const float* a, const float* b, Mask m) {
   return {{m.v[0] ? a[0] : 0.0f, m.v[1] ? a[1] : 0.0f, m.v[0] ? b[0] : 0.0f, m.v[1] ? b[1] : 0.0f}};
 }
@@ -151,7 +165,8 @@ inline F load_step(const float* p, int64_t step, Mask m) {
 // x * 2^k with one rounding, also into the subnormals; k integral, -250 <= k <= 127, 0.5 <= |x| <= 2.
 inline F scale2(F x, F k) {
   return each([&](int i) {
-    const int32_t e = k.v[i] >= -250.0f && k.v[i] <= 127.0f ? static_cast<int32_t>(k.v[i]) : 0;  // a NaN must not be cast
+    const int32_t e =
+        k.v[i] >= -250.0f && k.v[i] <= 127.0f ? static_cast<int32_t>(k.v[i]) : 0;  // a NaN must not be cast
     const int32_t half = e >> 1;
     return x.v[i] * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (e - half + 127) << 23);
   });

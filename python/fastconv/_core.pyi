@@ -1,0 +1,221 @@
+"""The compiled core. Arrays that cross this border are float32, C-contiguous NumPy arrays in the stated layout;
+`ops`, `layers`
+and `models` see to that. Everything here raises the contract's errors (ValueError, TypeError, NotImplementedError,
+MemoryError)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+__version__: str
+
+# --- machine and settings
+# -------------------------------------------------------------------------------------------------
+
+def machine() -> dict[str, Any]:
+    """What was found: isa (the level in use), isa_found, cpu, l1d_bytes, l2_bytes, l3_bytes, cpus_affinity,
+    cpu_quota, ..."""
+
+def isa() -> str:
+    """The ISA level in use."""
+
+def set_max_isa(level: str | None) -> None:
+    """Cap the ISA level at run time ("scalar", "avx2", "avx512", "amx"; None: what the machine has and
+    FASTCONV_MAX_ISA allows).
+    For tests and benchmarks; plans made before stay as they are."""
+
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def set_thread_override(n: int) -> int:
+    """Number of threads for calls from this Python thread only (0: none). Returns the value before. Behind
+    `fastconv.threads`."""
+
+def set_verbose(level: int) -> None: ...
+def kernels(op: str | None = None) -> list[dict[str, Any]]: ...
+def measure_fma_peak(isa: str, threads: int, milliseconds: int) -> float:
+    """FLOP/s of a register-only FMA loop of that ISA on so many threads."""
+
+def measure_read_bandwidth(array: F32, threads: int, repeats: int) -> float:
+    """Bytes per second that `threads` threads read from the array, best of `repeats` passes."""
+
+def measure_copy_bandwidth(source: F32, out: F32, threads: int, repeats: int) -> float:
+    """Bytes per second (read + written) of a copy with the package's own vector loop, best of `repeats` passes."""
+
+# --- weights
+# --------------------------------------------------------------------------------------------------------------
+
+class ConvWeights:
+    """Convolution weights and what plans made of them: the plain array is kept by reference, packed forms are made
+    once per
+    plan tag and shared by every program that uses the same tag."""
+
+    def __init__(self, weight: F32, bias: F32 | None, weight_layout: str, groups: int) -> None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def packed_bytes(self) -> int: ...
+
+# --- programs
+# -------------------------------------------------------------------------------------------------------------
+
+class Program:
+    """Planned steps over an arena of activations. Build: input, ops (each returns a tensor id), output, then
+    `finalize`;
+    `run` executes all steps in one call with the GIL released and without allocating (arenas are kept and reused;
+    every call
+    in flight has its own)."""
+
+    def __init__(self) -> None: ...
+    def input(self, shape: Sequence[int]) -> int:
+        """A tensor that the caller passes to `run`; shape as the caller sees it."""
+    def conv2d(
+        self,
+        x: int,
+        weights: ConvWeights,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        layout: str,
+        algorithms: Sequence[str],
+        activation: str | None = None,
+        residual: int = -1,
+    ) -> int:
+        """padding is (top, bottom, left, right). `algorithms` in order of preference; ("auto",) leaves the choice to
+        the plan."""
+    def max_pool2d(
+        self,
+        x: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        ceil_mode: bool,
+        layout: str,
+    ) -> int: ...
+    def avg_pool2d(
+        self,
+        x: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int,
+        layout: str,
+    ) -> int:
+        """divisor_override: 0 means none."""
+    def adaptive_avg_pool2d(self, x: int, output_size: tuple[int, int], layout: str) -> int: ...
+    def relu(self, x: int) -> int: ...
+    def softmax(self, x: int, dim: int) -> int: ...
+    def linear(self, x: int, weights: ConvWeights, activation: str | None = None) -> int:
+        """x: any shape; the first axis stays, the others are flattened in memory order. weights: (out, in, 1, 1)
+        OIHW."""
+    def batch_norm(self, x: int, scale: F32, shift: F32, layout: str) -> int:
+        """y = x * scale[c] + shift[c]."""
+    def convert_layout(self, x: int, source: str, target: str) -> int: ...
+    def output(self, x: int) -> None: ...
+    def finalize(self) -> None:
+        """Packs weights and lays the arena out. After this the program is immutable and may be called from many
+        threads."""
+    def shape(self, x: int) -> tuple[int, ...]: ...
+    def run(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> None: ...
+    def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
+        """As `run`; returns seconds per step."""
+    def steps(self) -> list[dict[str, Any]]:
+        """One dict a step, the plan's own words: op, layout, shapes, algorithm, kernel, ukernel, isa, blocking, macs,
+        packed_bytes, workspace_bytes, conversions, refused (algorithm -> reason)."""
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+
+# --- lone ops: one-step programs with cached plans
+# ------------------------------------------------------------------------
+
+def conv2d(
+    input: F32,
+    weight: F32,
+    bias: F32 | None,
+    residual: F32 | None,
+    out: F32,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    layout: str,
+    weight_layout: str,
+    algorithms: Sequence[str],
+    activation: str | None,
+) -> str:
+    """Returns the name of the algorithm that ran."""
+
+def max_pool2d(
+    input: F32,
+    out: F32,
+    indices: NDArray[np.int64] | None,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    ceil_mode: bool,
+    layout: str,
+) -> None: ...
+def avg_pool2d(
+    input: F32,
+    out: F32,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int,
+    layout: str,
+) -> None: ...
+def adaptive_avg_pool2d(input: F32, out: F32, output_size: tuple[int, int], layout: str) -> None: ...
+def relu(input: F32, out: F32) -> None: ...
+def softmax(input: F32, out: F32, dim: int) -> None: ...
+def batch_norm(input: F32, scale: F32, shift: F32, out: F32, layout: str) -> None: ...
+def convert_layout(input: F32, out: F32, source: str, target: str) -> None: ...
+def explain_conv2d(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    bias: bool,
+    residual: bool,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    layout: str,
+    weight_layout: str,
+    algorithms: Sequence[str],
+    activation: str | None,
+) -> dict[str, Any]: ...
+def explain_op(op: str, input_shape: Sequence[int], options: dict[str, Any]) -> dict[str, Any]: ...
+
+# shapes, from the one validator (raise as the op itself would)
+def conv2d_output_shape(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    bias_size: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    layout: str,
+    weight_layout: str,
+) -> tuple[int, ...]:
+    """bias_size: -1 for none."""
+
+def pool2d_output_shape(
+    input_shape: Sequence[int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    ceil_mode: bool,
+    layout: str,
+) -> tuple[int, ...]: ...

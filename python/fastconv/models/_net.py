@@ -1,0 +1,402 @@
+"""What every network here shares: a list of layers, folded weights, a bounded cache of compiled programs, the summary
+table.
+
+A `Net` is immutable. It holds one `_core.ConvWeights` a layer, so that programs for several input shapes share packed
+weights, and one `_core.Program` for each input shape it has seen lately. Pickles and copies hold weights and options
+only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv import _core
+from fastconv._arguments import Algorithm, algorithm_names, integer, layout_name
+from fastconv._arrays import as_input
+
+F32 = NDArray[np.float32]
+
+# Programs kept for each network. One holds an arena of activations (resnet50, one picture: some 10 MB), so a few, not
+# many.
+MAX_PROGRAMS = 8
+# Pictures that `predict` runs at once; bounds its memory, changes no result.
+PREDICT_BATCH = 16
+INPUT = -1
+NO_RESIDUAL = -2
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer. `source` and `residual` are positions in the list of nodes (`INPUT`: the network's input)."""
+
+    kind: str  # "conv", "max_pool", "global_avg_pool" or "linear"
+    name: str
+    source: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    activation: str | None = None
+    residual: int = NO_RESIDUAL
+    parameters: int = 0  # before folding: batch norm's scale and shift count beside the weights
+
+
+class Summary:
+    """A network's layers for one input shape. `str()` is the table; `rows` and `as_dict()` are for machines.
+
+    A row has `layer`, `kind`, `output_shape` (as the caller sees it, in the net's layout), `parameters` (numbers
+    learnt, batch norm's scale and shift included), `macs` (multiply-adds for the whole batch; padding is counted as
+    data) and `kernel` (what runs it)."""
+
+    def __init__(self, model: str, layout: str, input_shape: tuple[int, ...], rows: list[dict[str, Any]]) -> None:
+        self.model = model
+        self.layout = layout
+        self.input_shape = input_shape
+        self.rows = rows
+
+    @property
+    def parameters(self) -> int:
+        return int(sum(row["parameters"] for row in self.rows))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one call on the whole batch."""
+        return int(sum(row["macs"] for row in self.rows))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, fit for `json.dumps`."""
+        return {
+            "model": self.model,
+            "layout": self.layout,
+            "input_shape": list(self.input_shape),
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "layers": [{**row, "output_shape": list(row["output_shape"])} for row in self.rows],
+        }
+
+    def __str__(self) -> str:
+        head = ("layer", "output shape", "parameters", "MMAC", "kernel")
+        body = [
+            (
+                r["layer"],
+                _shape_text(r["output_shape"]),
+                _grouped(r["parameters"]),
+                f"{r['macs'] / 1e6:.2f}",
+                r["kernel"],
+            )
+            for r in self.rows
+        ]
+        foot = ("total", "", _grouped(self.parameters), f"{self.macs / 1e6:.2f}", "")
+        widths = [max(len(line[i]) for line in (head, *body, foot)) for i in range(4)]
+        rule = "  ".join("-" * w for w in (*widths, 6))
+
+        def text(line: tuple[str, str, str, str, str]) -> str:
+            name, shape, parameters, macs, kernel = line
+            cells = (
+                name.ljust(widths[0]),
+                shape.ljust(widths[1]),
+                parameters.rjust(widths[2]),
+                macs.rjust(widths[3]),
+                kernel,
+            )
+            return "  ".join(cells).rstrip()
+
+        title = f"{self.model}, {self.layout}, input {_shape_text(self.input_shape)}"
+        return "\n".join((title, text(head), rule, *map(text, body), rule, text(foot)))
+
+    def __repr__(self) -> str:
+        return f"<Summary of {self.model}: {len(self.rows)} layers, {self.parameters} parameters, {self.macs} MACs>"
+
+
+class Net:
+    """A network ready to run. Made by `fastconv.models.resnet50` and its like.
+
+    `net(x)`: x is float32, (n, h, w, 3) for layout "NHWC" or (n, 3, h, w) for "NCHW", any h and w; the answer is
+    float32 (n, num_classes), of the same kind of array as x. n = 0 gives (0, num_classes). `TypeError`: not an array,
+    or not float32. `ValueError`: rank, channels, or an extent of zero. Any number of threads may call one net at
+    once."""
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        folded: Mapping[str, tuple[F32, F32]],
+        *,
+        layout: str,
+        num_classes: int,
+        algorithm: Algorithm,
+    ) -> None:
+        self._name = name
+        self._nodes = tuple(nodes)
+        self._layout = layout_name(layout)
+        self._num_classes = num_classes
+        self._algorithms = check_algorithm(algorithm)
+        self._folded = dict(folded)
+        self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
+        self._programs: OrderedDict[tuple[Any, ...], _core.Program] = OrderedDict()
+        self._make_locks()
+        _ALL_NETS.add(self)
+
+    # --- options ----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def layout(self) -> str:
+        return self._layout
+
+    @property
+    def num_classes(self) -> int:
+        return self._num_classes
+
+    @property
+    def algorithm(self) -> str | tuple[str, ...]:
+        return self._algorithms[0] if len(self._algorithms) == 1 else self._algorithms
+
+    @property
+    def parameters(self) -> int:
+        """Numbers learnt, as torchvision counts them: convolutions, batch norm's scale and shift, classifier."""
+        return sum(node.parameters for node in self._nodes)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names in the order of execution, as the program's steps."""
+        return tuple(node.name for node in self._nodes)
+
+    def __repr__(self) -> str:
+        return (
+            f"<fastconv {self._name}: layout={self._layout!r}, num_classes={self._num_classes}, "
+            f"algorithm={self.algorithm!r}, {self.parameters} parameters>"
+        )
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Any:
+        """Logits of a batch; see the class."""
+        array, wrap = as_input(x, "input")
+        shape = self._check_shape(array.shape)
+        out = np.empty((shape[0], self._num_classes), np.float32)
+        if shape[0]:
+            self.program(shape).run([array], [out])
+        return wrap(out)
+
+    def predict(
+        self, images: Any, topk: int = 5, *, resize: int = 256, crop: int = 224
+    ) -> list[list[tuple[int, str, float]]]:
+        """The most likely classes of each picture, best first.
+
+        images: one or several paths, PIL images, or uint8 arrays (H, W, 3), (H, W, 4) or (H, W), prepared as
+        `fastconv.image.preprocess` says (that takes Pillow: the [cli] extra). For each picture: a list of `topk` tuples
+        (class index, label, probability). Labels are ImageNet's where the net has 1000 classes, else "class 7" and so
+        on."""
+        from fastconv import image  # here, so that networks load without it
+
+        topk = integer(topk, "topk", 1)
+        if topk > self._num_classes:
+            raise ValueError(f"topk is {topk}, but the network has {self._num_classes} classes")
+        items = image.as_list(images)
+        found: list[list[tuple[int, str, float]]] = []
+        for start in range(0, len(items), PREDICT_BATCH):
+            batch = image.preprocess(items[start : start + PREDICT_BATCH], self._layout, resize, crop, first=start)
+            logits = self(batch)
+            probabilities = np.empty_like(logits)
+            _core.softmax(logits, probabilities, 1)
+            found.extend(self._top(row, topk) for row in probabilities)
+        return found
+
+    def _top(self, probabilities: F32, topk: int) -> list[tuple[int, str, float]]:
+        from .labels import imagenet
+
+        names = imagenet() if self._num_classes == 1000 else None
+        best = np.argsort(-probabilities, kind="stable")[:topk]
+        return [(int(i), names[i] if names else f"class {i}", float(probabilities[i])) for i in best]
+
+    def program(self, input_shape: Sequence[int]) -> _core.Program:
+        """The compiled program for one input shape, made now or kept from an earlier call. For benchmarks and for
+        `summary`; its steps are in the order of `layer_names`."""
+        shape = self._check_shape(tuple(input_shape))
+        # A lower ISA cap must not run plans that were made for a higher one.
+        key = (shape, _core.isa())
+        with self._cache_lock:
+            program = self._programs.get(key)
+            if program is not None:
+                self._programs.move_to_end(key)
+                return program
+        with self._build_lock:  # one build at a time; calls whose program exists do not wait for it
+            with self._cache_lock:
+                program = self._programs.get(key)
+            if program is None:
+                program = self._build(shape)
+                with self._cache_lock:
+                    self._programs[key] = program
+                    while len(self._programs) > MAX_PROGRAMS:
+                        self._programs.popitem(last=False)
+        return program
+
+    def _build(self, shape: tuple[int, ...]) -> _core.Program:
+        program = _core.Program()
+        ids = {INPUT: program.input(shape)}
+        for index, node in enumerate(self._nodes):
+            ids[index] = self._add(program, node, ids)
+        program.output(ids[len(self._nodes) - 1])
+        program.finalize()
+        return program
+
+    def _add(self, program: _core.Program, node: Node, ids: Mapping[int, int]) -> int:
+        x = ids[node.source]
+        window = (node.kernel, node.kernel)
+        stride = (node.stride, node.stride)
+        padding = (node.padding,) * 4
+        if node.kind == "conv":
+            residual = -1 if node.residual == NO_RESIDUAL else ids[node.residual]
+            return program.conv2d(
+                x,
+                self._weights[node.name],
+                stride,
+                padding,
+                (1, 1),
+                self._layout,
+                self._algorithms,
+                node.activation,
+                residual,
+            )
+        if node.kind == "max_pool":
+            return program.max_pool2d(x, window, stride, padding, (1, 1), False, self._layout)
+        if node.kind == "global_avg_pool":
+            return program.adaptive_avg_pool2d(x, (1, 1), self._layout)
+        return program.linear(x, self._weights[node.name], node.activation)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        layout = self._layout
+        wanted = "(n, h, w, 3)" if layout == "NHWC" else "(n, 3, h, w)"
+        if len(shape) != 4:
+            raise ValueError(f"input must have 4 axes, {wanted} for layout {layout!r}, got {len(shape)}: shape {shape}")
+        axis, other = (3, 1) if layout == "NHWC" else (1, 3)
+        if shape[axis] != 3:
+            swapped = "NCHW" if layout == "NHWC" else "NHWC"
+            hint = f"; is it {swapped}? Then make the network with layout={swapped!r}" if shape[other] == 3 else ""
+            raise ValueError(
+                f"input must have 3 channels on axis {axis}, {wanted} for layout {layout!r}, "
+                f"got {shape[axis]}: shape {shape}{hint}"
+            )
+        if 0 in shape[1:]:
+            raise ValueError(f"input must have a height and a width of at least 1, got shape {shape}")
+        return shape
+
+    # --- introspection ----------------------------------------------------------------------------------------------
+
+    def summary(self, batch: int = 1, height: int = 224, width: int = 224) -> Summary:
+        """The table of layers for one input shape: output shape, parameters, multiply-adds, kernel chosen."""
+        batch, height, width = (
+            integer(value, name, 1) for value, name in ((batch, "batch"), (height, "height"), (width, "width"))
+        )
+        shape = (batch, height, width, 3) if self._layout == "NHWC" else (batch, 3, height, width)
+        steps = self.program(shape).steps()
+        rows: list[dict[str, Any]] = []
+        for index, (node, output) in enumerate(zip(self._nodes, self._shapes(shape), strict=True)):
+            weight = self._folded[node.name][0] if node.name in self._folded else None
+            macs = 0 if weight is None else math.prod(output) // weight.shape[0] * weight.size
+            rows.append(
+                {
+                    "layer": node.name,
+                    "kind": node.kind,
+                    "output_shape": output,
+                    "parameters": node.parameters,
+                    "macs": macs,
+                    "kernel": _kernel_text(steps, index, len(self._nodes)),
+                }
+            )
+        return Summary(self._name, self._layout, shape, rows)
+
+    def _shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Output shape of each node, by the formula of torch and ONNX: floor((in + 2p - k) / s) + 1."""
+        spatial = slice(1, 3) if self._layout == "NHWC" else slice(2, 4)
+        channel = 3 if self._layout == "NHWC" else 1
+        shapes: dict[int, tuple[int, ...]] = {INPUT: shape}
+        for index, node in enumerate(self._nodes):
+            out = list(shapes[node.source])
+            if node.kind == "linear":
+                out = [out[0], self._num_classes]
+            elif node.kind == "global_avg_pool":
+                out[spatial] = (1, 1)
+            else:
+                out[spatial] = ((v + 2 * node.padding - node.kernel) // node.stride + 1 for v in out[spatial])
+                if node.kind == "conv":
+                    out[channel] = self._folded[node.name][0].shape[0]
+            shapes[index] = tuple(out)
+        return [shapes[index] for index in range(len(self._nodes))]
+
+    # --- pickles and copies -----------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "name": self._name,
+            "nodes": self._nodes,
+            "folded": self._folded,
+            "layout": self._layout,
+            "num_classes": self._num_classes,
+            "algorithm": self._algorithms,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Net.__init__(self, **state)
+
+    def __copy__(self) -> Net:
+        twin = object.__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        twin._folded, twin._weights = self._folded, self._weights  # immutable, and they carry the packed forms
+        return twin
+
+    def _make_locks(self) -> None:
+        self._cache_lock = threading.Lock()
+        self._build_lock = threading.Lock()
+
+
+_ALL_NETS: weakref.WeakSet[Net] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread may have held a lock at the moment of the fork; in the child nobody would ever release it.
+    for net in list(_ALL_NETS):
+        net._make_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def check_algorithm(algorithm: Any) -> tuple[str, ...]:
+    """The sequence that the core takes; unknown names fail here, not at the first call."""
+    names = algorithm_names(algorithm)
+    known = {"auto", *(str(kernel["algorithm"]) for kernel in _core.kernels("conv2d"))}
+    for name in names:
+        if name not in known:
+            raise ValueError(f'algorithm must be one of {", ".join(sorted(known))}; got "{name}"')
+    return names
+
+
+def _kernel_text(steps: Sequence[Mapping[str, Any]], index: int, nodes: int) -> str:
+    if len(steps) != nodes:  # steps that stand for several layers have no place in a row of one layer
+        return ""
+    step = steps[index]
+    words = [str(step.get("algorithm") or ""), str(step.get("ukernel") or step.get("kernel") or "")]
+    return " ".join(dict.fromkeys(word for word in words if word))
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return "x".join(str(extent) for extent in shape)
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,63 @@
+"""Fixtures and options of the tests.
+
+Run everything that ends in minutes:  pytest
+Run the long sweeps too:              pytest --run-slow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from helpers import LAYOUTS, TESTED_LEVELS, max_isa, missing_level
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run-slow", action="store_true", default=False, help="also run the tests marked slow (long sweeps)"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow") or "slow" in (config.getoption("markexpr") or ""):
+        return
+    kept = [item for item in items if item.get_closest_marker("slow") is None]
+    dropped = [item for item in items if item.get_closest_marker("slow") is not None]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@pytest.fixture(params=TESTED_LEVELS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each ISA level in turn, as a cap on the whole package."""
+    level = str(request.param)
+    reason = missing_level(level)
+    if reason is not None:
+        pytest.skip(reason)
+    with max_isa(level):
+        yield level
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers in every run."""
+    return np.random.default_rng(20231)
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    """PyTorch, or a skip."""
+    module: Any = pytest.importorskip("torch", reason="PyTorch is not installed")
+    return module  # type: ignore[no-any-return]

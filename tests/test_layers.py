@@ -1,0 +1,194 @@
+"""Prepared layers: the same bits as the ops, pickled and copied as weights and options, explained."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+import reference as ref
+from cases import CONV_CASES, DEPTHWISE_CASES, GROUPED_CASES, case_id
+from helpers import MEMORY_FORMS, conv_data, cpu_conv_kernels, explain_conv, integers, kernel_id, max_isa, normal
+from test_conv2d import ACCEPT_ALL, skip_if_unsupported
+
+
+def layer_of(
+    case: Any, layout: str, algorithm: Any = "auto", kind: str = "integers"
+) -> tuple[Any, dict[str, Any], Any]:
+    """A Conv2d of the case, its call's keywords and its input."""
+    data = conv_data(case, kind)
+    x, w = data.operands(layout)
+    options = data.options(layout)
+    residual = options.pop("residual")
+    layer = fc.Conv2d(w, options.pop("bias"), algorithm=algorithm, **options)
+    return layer, {"residual": residual}, x
+
+
+@pytest.mark.parametrize("case", [*CONV_CASES[::4], *DEPTHWISE_CASES[::3], *GROUPED_CASES[::2]], ids=case_id)
+def test_conv_layer_is_the_op(case: Any, isa: str, layout: str) -> None:
+    """Bit for bit, on random input, which would show another order of the sum."""
+    data = conv_data(case, "normal")
+    x, w = data.operands(layout)
+    for algorithm in ("auto", "direct", "im2col"):
+        layer, more, _ = layer_of(case, layout, algorithm, "normal")
+        y = layer(x, **more)
+        ref.assert_exact(y, fc.conv2d(x, w, algorithm=algorithm, **data.options(layout)))
+        ref.assert_rel_l2(y, data.expected(layout), ref.CONV_REL_L2)
+
+
+@pytest.mark.parametrize("case", [CONV_CASES[0], CONV_CASES[-1], DEPTHWISE_CASES[0], GROUPED_CASES[2]], ids=case_id)
+@pytest.mark.parametrize("kernel", cpu_conv_kernels(), ids=kernel_id)
+def test_conv_layer_runs_the_forced_kernel(kernel: dict[str, Any], case: Any, layout: str) -> None:
+    skip_if_unsupported(kernel)
+    with max_isa(kernel["isa"]):
+        try:
+            layer, more, x = layer_of(case, layout, kernel["algorithm"])
+            y = layer(x, **more)
+        except NotImplementedError as refusal:
+            assert kernel["algorithm"] not in ACCEPT_ALL
+            assert kernel["algorithm"] in str(refusal)
+            return
+        plan = layer.explain()
+        assert plan["algorithm"] == kernel["algorithm"]
+        assert plan["isa"] == kernel["isa"]
+    ref.assert_exact(y, conv_data(case).expected(layout))
+
+
+def test_conv_layer_explain(layout: str) -> None:
+    """The same words as `explain` for the call that the layer made."""
+    layer, more, x = layer_of(CONV_CASES[0], layout)
+    layer(x, **more)
+    plan = layer.explain()
+    same = explain_conv(conv_data(CONV_CASES[0]), layout)
+    for key in ("op", "algorithm", "ukernel", "isa", "packed_bytes", "workspace_bytes", "conversions"):
+        assert plan[key] == same[key], key
+
+
+def test_conv_layer_takes_any_batch_and_size(layout: str, rng: np.random.Generator) -> None:
+    """One layer, one set of packed weights; shapes come with the calls."""
+    w, b = integers(rng, 20, 6, 3, 3), integers(rng, 20)
+    layer = fc.Conv2d(w, b, 2, 1, layout=layout, weight_layout="OIHW")
+    for shape in ((1, 6, 9, 9), (4, 6, 9, 9), (2, 6, 5, 12), (6, 7, 8), (1, 6, 9, 9), (0, 6, 9, 9)):
+        x = ref.from_nchw(integers(rng, *shape), layout)
+        ref.assert_exact(layer(x), ref.conv2d(x, w, b, 2, 1, layout=layout, weight_layout="OIHW"))
+
+
+def test_conv_layer_out_and_residual(layout: str, rng: np.random.Generator) -> None:
+    x, w = ref.from_nchw(integers(rng, 2, 5, 6, 7), layout), integers(rng, 9, 5, 1, 1)
+    residual = ref.from_nchw(integers(rng, 2, 9, 6, 7), layout)
+    layer = fc.Conv2d(w, layout=layout, weight_layout="OIHW", activation="relu")
+    expected = ref.conv2d(x, w, layout=layout, weight_layout="OIHW", activation="relu", residual=residual)
+    for make in MEMORY_FORMS.values():
+        ref.assert_exact(layer(make(x), residual=make(residual)), expected)
+    out = np.zeros(expected.shape, np.float32)
+    assert layer(x, residual=residual, out=out) is out
+    ref.assert_exact(out, expected)
+    plain = ref.conv2d(x, w, layout=layout, weight_layout="OIHW", activation="relu")
+    ref.assert_exact(layer(x), plain)
+
+
+@pytest.mark.parametrize("form", MEMORY_FORMS)
+def test_weights_in_any_memory(form: str, layout: str) -> None:
+    data = conv_data(CONV_CASES[4])
+    x, w = data.operands(layout)
+    layer = fc.Conv2d(MEMORY_FORMS[form](w), padding=1, layout=layout)
+    ref.assert_exact(layer(x), data.expected(layout))
+
+
+def pickled(protocol: int, layer: Any) -> Any:
+    return pickle.loads(pickle.dumps(layer, protocol))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle{n}": partial(pickled, n) for n in range(2, pickle.HIGHEST_PROTOCOL + 1)},
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+def test_layers_are_copied_and_pickled(
+    duplicate: Callable[[Any], Any], used: bool, layout: str, rng: np.random.Generator
+) -> None:
+    x = ref.from_nchw(normal(rng, 2, 6, 9, 8), layout)
+    w, b = normal(rng, 10, 3, 3, 3), normal(rng, 10)
+    conv = fc.Conv2d(
+        w, b, (2, 1), "same", (1, 2), 2, layout=layout, weight_layout="OIHW", algorithm=["im2col"], activation="relu"
+    )
+    layers = [
+        (conv, x),
+        (fc.MaxPool2d(3, 2, 1, layout=layout), x),
+        (fc.AvgPool2d(3, 2, 1, count_include_pad=False, layout=layout), x),
+        (fc.Linear(normal(rng, 4, 7), normal(rng, 4)), normal(rng, 3, 7)),
+    ]
+    for layer, data in layers:
+        if used:
+            layer(data)
+        twin = duplicate(layer)
+        assert type(twin) is type(layer)
+        expected = layer(data)
+        ref.assert_exact(twin(data), expected)
+        assert twin.explain()["algorithm"] == layer.explain()["algorithm"]
+    assert layers[0][0].explain()["algorithm"] == "im2col"
+
+
+def test_linear_layer(isa: str, rng: np.random.Generator) -> None:
+    w, b = normal(rng, 33, 50), normal(rng, 33)
+    for bias in (None, b):
+        layer = fc.Linear(w, bias)
+        for shape in ((50,), (1, 50), (7, 50), (2, 3, 50), (0, 50)):
+            x = normal(rng, *shape)
+            ref.assert_exact(layer(x), fc.linear(x, w, bias))
+        out = np.zeros((7, 33), np.float32)
+        x = normal(rng, 7, 50)
+        assert layer(x, out=out) is out
+        ref.assert_exact(out, fc.linear(x, w, bias))
+
+
+def test_pool_layers(isa: str, layout: str, rng: np.random.Generator) -> None:
+    x = ref.from_nchw(integers(rng, 2, 19, 9, 10), layout)
+    biggest = fc.MaxPool2d(3, 2, 1, 1, True, layout=layout)
+    ref.assert_exact(biggest(x), ref.max_pool2d(x, 3, 2, 1, 1, True, layout=layout)[0])
+    average = fc.AvgPool2d((2, 3), None, (1, 0), True, False, layout=layout)
+    expected = ref.avg_pool2d(x, (2, 3), None, (1, 0), True, False, layout=layout)
+    ref.assert_avg_pool_close(average(x), expected, integers=True)
+    out = np.zeros(expected.shape, np.float32)
+    assert average(x, out=out) is out
+    ref.assert_exact(out, average(x))
+
+
+def test_errors_come_when_the_layer_is_made(layout: str) -> None:
+    """What needs no input is checked without one."""
+    w = np.zeros((4, 3, 3, 3), np.float32)
+    for options, error, word in (
+        ({"stride": 0}, ValueError, "stride"),
+        ({"padding": -1}, ValueError, "padding"),
+        ({"layout": "CHWN"}, ValueError, "layout"),
+        ({"activation": "gelu"}, ValueError, "activation"),
+        ({"algorithm": "fft"}, ValueError, "algorithm"),
+        ({"groups": 3}, ValueError, "groups"),
+    ):
+        with pytest.raises(error, match=word):
+            fc.Conv2d(w, **{"layout": layout, "weight_layout": "OIHW", **options})
+    with pytest.raises(TypeError, match="float64"):
+        fc.Conv2d(w.astype(np.float64))
+    with pytest.raises(ValueError, match="bias"):
+        fc.Conv2d(w, np.zeros(5, np.float32), layout=layout, weight_layout="OIHW")
+
+
+def test_errors_of_a_call(layout: str) -> None:
+    layer = fc.Conv2d(np.zeros((4, 3, 3, 3), np.float32), layout=layout, weight_layout="OIHW")
+    shape = (1, 5, 8, 8) if layout == "NCHW" else (1, 8, 8, 5)
+    with pytest.raises(ValueError, match="5"):
+        layer(np.zeros(shape, np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        layer(np.zeros((1, 3, 8, 8)))
+    with pytest.raises(ValueError, match="input"):
+        layer(np.zeros((8, 8), np.float32))
