@@ -43,7 +43,7 @@ class PerformanceWarning(UserWarning):
 
 def warn_if_reference(chosen: str, names: tuple[str, ...], op: str) -> None:
     """The contract: "auto" reaches `reference` only with a warning."""
-    if chosen == "reference" and "reference" not in names:
+    if chosen == "reference" and "auto" in names:
         warnings.warn(
             f"{op} runs on the slow reference kernel: no other can do this problem; fastconv.explain says why",
             PerformanceWarning,

@@ -32,6 +32,7 @@ struct GemmPanel {
   const float* bias;      // n values; or null
   float* partial;         // [outer * inner][nr]: sums between parts of K; unused when first && last
   int64_t outer, inner;
+  const float* b_next;  // the panel that comes after, fetched towards L2 meanwhile; or null
   int64_t n;            // columns in use, 1..nr
   int32_t first, last;  // first and last part of K
   int32_t relu;

@@ -86,7 +86,7 @@ void configure(Plan& plan, const Machine& machine) {
     b.mc = std::max<int64_t>(b.mr, machine.l2_bytes / 2 / (4 * p.icg()) / b.mr * b.mr);
     if (p.layout == Layout::nchw) {
       b.mc = std::min(b.mc, round_up(p.oh * p.ow, b.mr));
-      plan.scratch_bytes += b.mc * p.icg() * 4;
+      plan.scratch_bytes += b.mc / b.mr * tile_stride(plan) * 4;
     }
   } else {
     b.mc = p.oh;
@@ -138,6 +138,7 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
   const Blocking& b = plan.blocking;
   const bool nhwc = p.layout == Layout::nhwc;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  const int64_t tile = tile_stride(plan);
   const int64_t plane = p.oh * p.ow, total = p.n * plane, units = div_up(total, b.mr), icg = p.icg();
   const Rectangle mine = split_work(plan, units, p.groups * b.panels, worker);
   const int64_t end = std::min(total, mine.pixels.end * b.mr);
@@ -150,13 +151,16 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
       if (!nhwc && (u == mine.panels.begin || panel == 0)) {
         const float* src = args.src + (image * p.ic + c0) * plane + pixel;
-        for (int64_t i = 0; i < count; i += b.mr) {
-          const int64_t here = std::min(b.mr, count - i);
-          move.gather_rows(src + i, plane, 1, scratch + i * icg, b.mr, icg, here, 0, here);
+        // Channels outside: long runs of each plane, which lie pages apart.
+        for (int64_t c = 0; c < icg; ++c) {
+          const float* line = src + c * plane;
+          move.gather_rows(line, b.mr, 1, scratch + c * b.mr, tile, whole, b.mr, 0, b.mr);
+          if (rest) move.gather_rows(line + whole * b.mr, 0, 1, scratch + whole * tile + c * b.mr, 0, 1, rest, 0, rest);
         }
       }
       g.a = nhwc ? args.src + pixel * p.ic + c0 : scratch;
       g.b = packed_panel(plan, args.packed, group, panel);
+      g.b_next = next_panel(plan, g.b, u, mine.panels);
       set_epilogue(g, p, args,
                    {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
                     std::min(b.nr, p.ocg() - panel * b.nr)});
@@ -220,6 +224,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
         g.a = scratch;
       }
       g.b = packed_panel(plan, args.packed, group, panel);
+      g.b_next = next_panel(plan, g.b, u, mine.panels);
       const int64_t offset = nhwc ? (image * p.oh + y) * p.ow * p.oc : (image * p.oc * p.oh + y) * p.ow;
       set_epilogue(g, p, args, {offset, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
       gemm_of(plan).panel(&g);

@@ -22,7 +22,8 @@ const DepthwiseUkernel& leaf_of(const Plan& plan) {
 }
 
 const char* refuses(const Problem& p, const Machine&) {
-  return p.groups == p.ic ? nullptr : "groups differ from the input channels";
+  if (p.groups != p.ic) return "groups differ from the input channels";
+  return p.groups == 1 ? "a single channel is an ordinary convolution" : nullptr;
 }
 
 void configure(Plan& plan, const Machine& machine) {

@@ -16,12 +16,6 @@ const char* refuses(const Problem& p, const Machine&) {
   return reduction(p) > (int64_t{1} << 26) ? "the patch of one output pixel exceeds 2^26 values" : nullptr;
 }
 
-// Distance between patch rows: an odd number of cache lines, so that the rows of a tile spread over the cache sets.
-int64_t odd_lines(int64_t elements) {
-  const int64_t padded = round_up(elements, 16);
-  return (padded / 16) % 2 ? padded : padded + 16;
-}
-
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
@@ -33,7 +27,7 @@ void configure(Plan& plan, const Machine& machine) {
   // Equal blocks of an image, so that none is a thin rest. From the problem less its n.
   const int64_t plane = p.oh * p.ow;
   b.mc = round_up(div_up(plane, div_up(plane, b.mc)), b.mr);
-  if (!b.flat) plan.scratch_bytes = 4 * b.mc * (p.layout == Layout::nhwc ? odd_lines(b.seg_k) : b.seg_k);
+  if (!b.flat) plan.scratch_bytes = 4 * (p.layout == Layout::nhwc ? b.mc * odd_lines(b.seg_k) : b.mc / b.mr * tile_stride(plan));
 }
 
 // Positions along one axis whose tap falls inside the image: those o in [0, out) with 0 <= o * stride + shift < in.
@@ -112,7 +106,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.segs = 1;
   g.seg_k = b.seg_k;
   // Patches lie pixel-major in NHWC, in tiles product-major in NCHW.
-  const int64_t ld = b.flat ? p.ic : odd_lines(b.seg_k), tile = b.mr * b.seg_k;
+  const int64_t ld = b.flat ? p.ic : odd_lines(b.seg_k), tile = tile_stride(plan);
   g.a_row = nhwc ? ld : 1;
   g.a_k = nhwc ? 1 : b.mr;
 
@@ -132,6 +126,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       }
       g.a = b.flat ? args.src + pixel * p.ic + group * p.icg() : patches;
       g.b = packed_panel(plan, args.packed, group, panel);
+      g.b_next = next_panel(plan, g.b, u, mine.panels);
       set_epilogue(g, p, args,
                    {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
                     std::min(b.nr, p.ocg() - panel * b.nr)});

@@ -57,6 +57,12 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
   }
 }
 
+const float* next_panel(const Plan& plan, const float* panel, int64_t unit, const Range& mine) {
+  constexpr int64_t kWorthBytes = 1 << 19;
+  return unit + 1 < mine.end && plan.packed_bytes > kWorthBytes ? panel + reduction(plan.problem) * plan.blocking.nr
+                                                                : nullptr;
+}
+
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker) {
   const Problem& p = plan.problem;
   const double weights = static_cast<double>(p.weight_elements()), inputs = static_cast<double>(p.src_elements());
@@ -92,12 +98,14 @@ void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const Pa
   g.relu = p.activation == Activation::relu;
 }
 
+int64_t tile_stride(const Plan& plan) { return odd_lines(plan.blocking.mr * reduction(plan.problem)); }
+
 void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest) {
   const int64_t mr = plan.blocking.mr;
   if (whole) {
     g.outer = whole;
     g.inner = mr;
-    g.a_outer = mr * g.segs * g.seg_k;
+    g.a_outer = tile_stride(plan);
     g.c_outer = mr * g.c_row;
     gemm_of(plan).panel(&g);
     g.a += whole * g.a_outer;

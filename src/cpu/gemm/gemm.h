@@ -20,6 +20,12 @@ void configure_gemm(Plan& plan, const Machine& machine);
 // oc are zero.
 void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker& worker);
 
+// Rounds up to an odd number of cache lines.
+inline int64_t odd_lines(int64_t elements) {
+  const int64_t padded = round_up(elements, 16);
+  return (padded / 16) % 2 ? padded : padded + 16;
+}
+
 inline int64_t reduction(const Problem& p) {
   return p.kh * p.kw * p.icg();
 }
@@ -27,6 +33,10 @@ inline const float* packed_panel(const Plan& plan, const void* packed, int64_t g
   return static_cast<const float*>(packed) +
          (group * plan.blocking.panels + panel) * reduction(plan.problem) * plan.blocking.nr;
 }
+
+// The panel that this thread walks after panel `unit`, where weights are large enough that it will not lie in the L2
+// already; else null.
+const float* next_panel(const Plan& plan, const float* panel, int64_t unit, const Range& mine);
 
 // A thread's rectangle of work: output pixels (in units of the driver's choice) x panels of all groups. Which thread
 // computes an output changes nothing about its value, so the split may depend on the number of threads and on n.
@@ -46,8 +56,12 @@ struct PanelTarget {
 };
 void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& target);
 
-// One panel over pixels that form one row: `whole` register tiles that lie one after the other as [tile][K][mr] (NCHW),
-// then `rest` pixels. A row in place (NHWC) is all rest.
+// Distance between register tiles [K][mr] that lie one after the other: an odd number of cache lines, so that they spread
+// over the cache sets.
+int64_t tile_stride(const Plan& plan);
+
+// One panel over pixels that form one row: `whole` register tiles, tile_stride apart (NCHW), then `rest` pixels. A row in
+// place (NHWC) is all rest.
 void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest);
 
 }  // namespace fastconv

@@ -26,8 +26,9 @@ struct Gemm {
     int64_t p0, p1;  // and in partial, counted in pixels
   };
 
+  // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   template <int MR>
-  static void tile(const GemmPanel& g, const Place& at) {
+  static void tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
     F acc[MR][kNv];
     if (g.first) {
@@ -50,6 +51,8 @@ struct Gemm {
       const float* a0 = g.a + at.a0 + g.a_seg[s];
       const float* a1 = g.a + at.a1 + g.a_seg[s];
       for (int64_t k = g.seg_k; k > 0; --k) {
+        __builtin_prefetch(fetch, 0, 2);
+        fetch += fetch_step;
         F w[kNv];
 #pragma GCC unroll 4
         for (int v = 0; v < kNv; ++v) w[v] = simd::load(b + v * simd::kLanes);
@@ -144,7 +147,7 @@ struct Gemm {
     }
   }
 
-  using TileFn = void (*)(const GemmPanel&, const Place&);
+  using TileFn = void (*)(const GemmPanel&, const Place&, const float*, int64_t);
 
   template <int... I>
   struct Table {
@@ -162,13 +165,21 @@ struct Gemm {
   static void panel(const GemmPanel* gp) {
     const GemmPanel& g = *gp;
     using Tiles = typename Count<kMr>::type;
-    int64_t o = 0;
+    // The next panel is fetched a cache line a step, by as many tiles as that takes.
+    constexpr int64_t kLine = 16;
+    const int64_t depth = g.segs * g.seg_k, fetching = g.b_next ? kNr / kLine + (kNr % kLine != 0) : 0;
+    int64_t done = 0, o = 0;
+    const auto run = [&](int64_t m, const Place& at) {
+      const bool fetch = done < fetching;
+      Tiles::fn[m - 1](g, at, fetch ? g.b_next + done * depth * kLine : g.b, fetch ? kLine : 0);
+      ++done;
+    };
     // Two short rows per tile where both fit.
     if (2 * g.inner <= kMr) {
       for (; o + 2 <= g.outer; o += 2) {
         const Place at = {o * g.a_outer,       (o + 1) * g.a_outer, o * g.c_outer,
                           (o + 1) * g.c_outer, o * g.inner,         (o + 1) * g.inner};
-        Tiles::fn[2 * g.inner - 1](g, at);
+        run(2 * g.inner, at);
       }
     }
     const int64_t tiles = (g.inner + kMr - 1) / kMr;
@@ -183,7 +194,7 @@ struct Gemm {
                           o * g.c_outer + (i + half) * g.c_row,
                           o * g.inner + i,
                           o * g.inner + i + half};
-        Tiles::fn[m - 1](g, at);
+        run(m, at);
         i += m;
       }
     }

@@ -140,7 +140,7 @@ inline void transpose_block(const float* src, int64_t ld, F out[8]) {
 
 inline F max(F a, F b) {
   return _mm256_max_ps(a, b);
-}                               // b where either is NaN
+}  // b where either is NaN
 inline float max_across(F v) {  // of lanes without NaN
   __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));

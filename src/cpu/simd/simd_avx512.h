@@ -156,7 +156,7 @@ inline void transpose_block(const float* src, int64_t ld, F out[16]) {
 
 inline F max(F a, F b) {
   return _mm512_max_ps(a, b);
-}                               // b where either is NaN
+}  // b where either is NaN
 inline float max_across(F v) {  // of lanes without NaN
   v = _mm512_max_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0x4e));
   v = _mm512_max_ps(v, _mm512_maskz_shuffle_f32x4(0xffff, v, v, 0xb1));
