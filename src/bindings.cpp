@@ -81,13 +81,12 @@ py::dict describe(const fc::Plan& plan) {
       "op"_a = fc::to_string(p.op), "device"_a = plan.algorithm->device, "layout"_a = fc::to_string(p.layout),
       "dtype"_a = "float32", "problem"_a = fc::to_string(p), "algorithm"_a = plan.algorithm->name,
       "kernel"_a = plan.algorithm->kernel, "ukernel"_a = plan.ukernel_name, "isa"_a = fc::to_string(plan.isa),
-      "blocking"_a = fc::to_string(plan.blocking), "macs"_a = p.macs(), "packed_bytes"_a = plan.packed_bytes,
-      "workspace_bytes"_a = plan.scratch_bytes, "conversions"_a = conversions, "refused"_a = refused,
-      "output_shape"_a = tuple_of(fc::output_shape(p)));
+      "blocking"_a = fc::to_string(plan.blocking), "macs"_a = py::int_(py::float_(p.macs())),
+      "packed_bytes"_a = plan.packed_bytes, "workspace_bytes"_a = plan.scratch_bytes, "conversions"_a = conversions,
+      "refused"_a = refused, "output_shape"_a = tuple_of(fc::output_shape(p)));
 }
 
-// --- lone ops
-// ------------------------------------------------------------------------------------------------------------
+// --- lone ops ---------------------------------------------------------------------------------------------------------
 
 // Returns the name of the algorithm that ran.
 const char* conv2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias,
@@ -185,7 +184,12 @@ py::dict explain_conv2d(const fc::Shape& input, const fc::Shape& weight, bool bi
 
 template <class T>
 T option(const py::dict& options, const char* name, T otherwise) {
-  return options.contains(name) ? options[name].cast<T>() : otherwise;
+  if (!options.contains(name)) return otherwise;
+  try {
+    return options[name].cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string(name) + " has the wrong type: " + std::string(py::repr(options[name])));
+  }
 }
 
 py::dict explain_op(const std::string& op, const fc::Shape& input, const py::dict& options) {
@@ -217,15 +221,14 @@ py::dict explain_op(const std::string& op, const fc::Shape& input, const py::dic
   } else if (op == "convert_layout") {
     p = fc::convert_layout_problem(input, layout("source"), layout("target"));
   } else {
-    bad("op must be one of conv2d, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, relu, softmax, batch_norm, "
-        "convert_layout; got \"" +
+    bad("op must be one of max_pool2d, avg_pool2d, adaptive_avg_pool2d, relu, softmax, batch_norm, convert_layout; got "
+        "\"" +
         op + "\"");
   }
   return describe(*fc::make_plan(p));
 }
 
-// --- introspection and measurement
-// ---------------------------------------------------------------------------------------
+// --- introspection and measurement ------------------------------------------------------------------------------------
 
 py::list kernels(const std::optional<std::string>& op) {
   py::list rows;
@@ -282,8 +285,8 @@ const fc::PeakUkernel& peak_of(const std::string& level) {
   bad("isa must be one of scalar, avx2, avx512; got \"" + level + "\"");
 }
 
-void require_threads(int threads) {
-  if (threads < 1 || threads > 4096) bad("threads must be from 1 to 4096, got " + std::to_string(threads));
+void require_threads(int threads, const char* name = "threads") {
+  if (threads < 1 || threads > 4096) bad(std::string(name) + " must be from 1 to 4096, got " + std::to_string(threads));
 }
 
 double measure_fma_peak(const std::string& isa, int threads, int milliseconds) {
@@ -353,8 +356,45 @@ double measure_copy_bandwidth(const py::array& source, py::array target, int thr
   });
 }
 
-// --- programs
-// ------------------------------------------------------------------------------------------------------------
+// A product by one GEMM leaf, its sum cut into `parts`: c[p, j] = sum_k a[p, k] * b[k, j]. For tests of the leaf itself: no algorithm
+// cuts its sums yet.
+py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::array& b, int64_t parts) {
+  const float* left = in(a, "a");
+  const float* right = in(b, "b");
+  if (a.ndim() != 2 || b.ndim() != 2 || a.shape(1) != b.shape(0) || a.size() == 0 || b.size() == 0)
+    bad("a (m, k) and b (k, n) must fit and not be empty");
+  const int64_t m = a.shape(0), k = a.shape(1), n = b.shape(1);
+  if (parts < 1 || k % parts) bad("parts must divide k = " + std::to_string(k) + ", got " + std::to_string(parts));
+  for (const fc::GemmUkernel* leaf : fc::ukernels<fc::GemmUkernel>()) {
+    if (name != leaf->name) continue;
+    if (leaf->isa > static_cast<int>(fc::machine_info().isa_found))
+      bad("ukernel " + name + " cannot run on this machine");
+    const int64_t nr = leaf->nr;
+    py::array_t<float> c({m, n});
+    std::vector<float> panel(k * nr), partial(m * nr);
+    const int64_t zero = 0;
+    for (int64_t j = 0; j < n; j += nr) {
+      const int64_t cols = std::min(nr, n - j);
+      for (int64_t i = 0; i < k; ++i)
+        for (int64_t t = 0; t < nr; ++t) panel[i * nr + t] = t < cols ? right[i * n + j + t] : 0.0f;
+      for (int64_t part = 0; part < parts; ++part) {
+        fc::GemmPanel g{};
+        g.a = left + part * (k / parts);
+        g.a_row = k, g.a_k = 1, g.a_seg = &zero, g.segs = 1, g.seg_k = k / parts;
+        g.b = panel.data() + part * (k / parts) * nr;
+        g.c = c.mutable_data() + j, g.c_row = n, g.c_col = 1;
+        g.partial = partial.data();
+        g.outer = 1, g.inner = m, g.n = cols;
+        g.first = part == 0, g.last = part + 1 == parts;
+        leaf->panel(&g);
+      }
+    }
+    return c;
+  }
+  bad("ukernel must be a GEMM leaf's name, got \"" + name + "\"");
+}
+
+// --- programs ---------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<fc::ConvWeights> make_weights(const py::array& weight, const std::optional<py::array>& bias,
                                               const std::string& layout, int64_t groups) {
@@ -404,7 +444,7 @@ std::vector<float> floats(const py::array& a, const char* name) {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled core of fastconv; see _core.pyi.";
   m.attr("__version__") = FASTCONV_VERSION;
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const fc::Unsupported& e) {
@@ -415,6 +455,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   fc::default_num_threads();  // a bad environment is an error at import, not in the middle of the work
   fc::current_isa();
+  fc::forced_kernel();
+  fc::verbose_level();
   fc::watch_forks();
 
   m.def("machine", machine);
@@ -424,13 +466,20 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "set_num_threads",
       [](int n) {
-        require_threads(n);
+        require_threads(n, "n");
         fc::set_num_threads(n);
       },
       "n"_a);
-  m.def("set_thread_override", fc::set_thread_override, "n"_a);
+  m.def(
+      "set_thread_override",
+      [](int n) {
+        if (n != 0) require_threads(n, "n");
+        return fc::set_thread_override(n);
+      },
+      "n"_a);
   m.def("set_verbose", fc::set_verbose, "level"_a);
   m.def("kernels", kernels, "op"_a = py::none());
+  m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);
   m.def("measure_fma_peak", measure_fma_peak, "isa"_a, "threads"_a, "milliseconds"_a);
   m.def("measure_read_bandwidth", measure_read_bandwidth, "array"_a, "threads"_a, "repeats"_a);
   m.def("measure_copy_bandwidth", measure_copy_bandwidth, "source"_a, "out"_a, "threads"_a, "repeats"_a);
@@ -485,7 +534,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
             return self.conv2d(x, std::move(weights), stride, padding, dilation, fc::parse_layout(layout, "layout"),
                                algorithms, activation_of(activation), residual);
           },
-          "x"_a, "weights"_a, "stride"_a, "padding"_a, "dilation"_a, "layout"_a, "algorithms"_a,
+          "x"_a, py::arg("weights").none(false), "stride"_a, "padding"_a, "dilation"_a, "layout"_a, "algorithms"_a,
           "activation"_a = py::none(), "residual"_a = -1)
       .def(
           "linear",
@@ -493,7 +542,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              const std::optional<std::string>& activation) {
             return self.linear(x, std::move(weights), activation_of(activation));
           },
-          "x"_a, "weights"_a, "activation"_a = py::none())
+          "x"_a, py::arg("weights").none(false), "activation"_a = py::none())
       .def(
           "max_pool2d",
           [](Program& self, int x, fc::Pair kernel, fc::Pair stride, fc::Pads padding, fc::Pair dilation,
@@ -578,13 +627,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                py::dict row = describe(*s.plan);
                row["input_shape"] = tuple_of(self.tensors()[s.src].shape);
                row["output_shape"] = tuple_of(self.tensors()[s.dst].shape);
-               if (s.plan->problem.op == fc::Op::convert_layout) {
-                 py::list conversions;
-                 conversions.append(py::dict("from"_a = fc::to_string(s.plan->problem.layout),
-                                             "to"_a = fc::to_string(s.plan->problem.target_layout),
-                                             "bytes"_a = 8 * s.plan->problem.src_elements()));
-                 row["conversions"] = conversions;
-               }
                rows.append(row);
              }
              return rows;

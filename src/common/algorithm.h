@@ -27,7 +27,7 @@ Machine current_machine();  // defined in cpu/
 struct Algorithm;
 class Barrier;
 
-// Numbers that `configure` sets and `run` obeys. An algorithm uses the ones it needs and names them in `describe`.
+// Numbers that `configure` sets and `run` obeys. An algorithm uses the ones it needs.
 struct Blocking {
   int64_t mr = 0, nr = 0;  // register tile: output pixels x output channels
   int64_t mc = 0;          // output pixels (im2col) or output rows (direct) of one cache block
@@ -84,7 +84,7 @@ struct Algorithm {
   // Both null when nothing is packed. `wei` lies as problem.weight_layout says.
   void (*pack)(const Plan&, const float* wei, void* packed, Worker&);
   void (*run)(const Plan&, const Operands&, Worker&);
-  // ISA levels it has leaves for, best first; terminated by the table's length. Listed by `kernels`.
+  // ISA levels it has leaves for, best first, with the leaf's name. Listed by `kernels`.
   std::vector<std::pair<Isa, const char*>> (*leaves)();
   // "auto" asks those that return true last, though they could do the problem. May be null: never.
   bool (*prefers_not)(const Problem&, const Machine&) = nullptr;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 
 namespace fastconv {
 namespace {
@@ -10,7 +11,12 @@ namespace {
 std::atomic<int>& level() {
   static std::atomic<int> value{[] {
     const char* text = std::getenv("FASTCONV_VERBOSE");
-    return text ? std::atoi(text) : 0;
+    if (!text || !*text) return 0;
+    char* end = nullptr;
+    const long value = std::strtol(text, &end, 10);
+    if (*end || value < 0 || value > 9)
+      throw std::invalid_argument("FASTCONV_VERBOSE must be a number from 0 to 9; got '" + std::string(text) + "'");
+    return static_cast<int>(value);
   }()};
   return value;
 }

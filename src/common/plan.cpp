@@ -4,9 +4,9 @@
 #include <cstdlib>
 #include <list>
 #include <map>
-#include <mutex>
 #include <tuple>
 
+#include "common/lock.h"
 #include "common/log.h"
 
 namespace fastconv {
@@ -20,14 +20,14 @@ using Key = std::tuple<Problem, Preference, Isa>;
 class Cache {
  public:
   PlanPtr find(const Key& key) {
-    const std::lock_guard lock(mutex_);
+    const CoreLock lock;
     const auto it = map_.find(key);
     if (it == map_.end()) return nullptr;
     order_.splice(order_.begin(), order_, it->second.second);
     return it->second.first;
   }
   void insert(const Key& key, PlanPtr plan) {
-    const std::lock_guard lock(mutex_);
+    const CoreLock lock;
     if (map_.count(key)) return;
     order_.push_front(key);
     map_.emplace(key, std::pair(std::move(plan), order_.begin()));
@@ -38,7 +38,6 @@ class Cache {
   }
 
  private:
-  std::mutex mutex_;
   std::list<Key> order_;
   std::map<Key, std::pair<PlanPtr, std::list<Key>::iterator>> map_;
 };
@@ -48,18 +47,12 @@ Cache& cache() {
   return *instance;
 }
 
-// FASTCONV_KERNEL names an algorithm or a driver ("im2col", "conv_direct_depthwise"): others are not considered where
-// it exists.
-const std::string& forced_kernel() {
-  static const std::string name = [] {
-    const char* text = std::getenv("FASTCONV_KERNEL");
-    return std::string(text ? text : "");
-  }();
-  return name;
-}
-
 bool answers_to(const Algorithm& a, const std::string& name) {
   return name == a.name || name == a.kernel;
+}
+
+bool any_answers_to(const std::vector<const Algorithm*>& list, const std::string& name) {
+  return std::any_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); });
 }
 
 std::string known_names(const std::vector<const Algorithm*>& list) {
@@ -86,14 +79,13 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
     a->configure(*plan, machine);
     return true;
   };
-  Preference wanted = preference;
-  if (!forced_kernel().empty() &&
-      std::any_of(list.begin(), list.end(), [](const Algorithm* a) { return answers_to(*a, forced_kernel()); }))
-    wanted = {forced_kernel()};
-  for (const std::string& name : wanted)
-    if (name != "auto" &&
-        std::none_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); }))
+  for (const std::string& name : preference)
+    if (name != "auto" && !any_answers_to(list, name))
       throw std::invalid_argument("algorithm must be one of " + known_names(list) + "; got \"" + name + "\"");
+  Preference wanted = preference;
+  // A caller who names an algorithm gets it; the environment decides what "auto" means.
+  if (any_answers_to(list, forced_kernel()))
+    std::replace(wanted.begin(), wanted.end(), std::string("auto"), forced_kernel());
   for (const std::string& name : wanted) {
     if (name == "auto") {
       for (const Algorithm* a : list)
@@ -124,11 +116,30 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference) {
   return plan;
 }
 
+const std::string& forced_kernel() {
+  static const std::string& name = *new std::string([] {
+    const char* text = std::getenv("FASTCONV_KERNEL");
+    const std::string asked = text ? text : "";
+    std::string known;
+    for (int i = 0; i <= static_cast<int>(Op::convert_layout); ++i) {
+      for (const Algorithm* a : cpu_algorithms(static_cast<Op>(i))) {
+        if (answers_to(*a, asked)) return asked;
+        known += (known.empty() ? "" : ", ") + std::string(a->kernel);
+      }
+    }
+    if (!asked.empty())
+      throw std::invalid_argument("FASTCONV_KERNEL must be an algorithm's name (direct, im2col, reference) or one of " +
+                                  known + "; got '" + asked + "'");
+    return asked;
+  }());
+  return name;
+}
+
 double estimated_cycles(const Problem& p) {
   const double moved = static_cast<double>(p.src_elements()) + static_cast<double>(p.dst_elements());
   switch (p.op) {
     case Op::conv2d:
-      return static_cast<double>(p.macs()) / 32 + moved / 8;
+      return p.macs() / 32 + moved / 8;
     case Op::softmax:
       return moved * 2;
     case Op::relu:

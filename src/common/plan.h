@@ -21,6 +21,10 @@ struct Unsupported : std::runtime_error {  // NotImplementedError
 // reason; std::invalid_argument for a name that no algorithm of the op has.
 PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"});
 
+// FASTCONV_KERNEL: the algorithm or driver ("im2col", "conv_direct_depthwise") that stands for "auto" where an op has it; "" if not set.
+// std::invalid_argument when no op has one of that name.
+const std::string& forced_kernel();
+
 // Cycles that one core would need, roughly: what decides whether a second thread pays.
 double estimated_cycles(const Problem& problem);
 

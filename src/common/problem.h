@@ -22,14 +22,16 @@ enum class Layout : uint8_t { nchw, nhwc };
 enum class WeightLayout : uint8_t { oihw, ohwi, hwio };
 enum class Activation : uint8_t { none, relu };
 
-// One struct for every op; an op leaves the fields it does not know at their defaults, so that two Problems compare by
-// value.
+// One struct for every op; an op leaves the fields it does not know at their defaults, so that Problems compare by value.
 //
-//   conv2d                dst[n,oc,oh,ow] = act(bias[oc] + residual + sum src[n, g*icg+c, oh*sh-pt+r*dh, ow*sw-pl+s*dw]
-//   * wei[oc,c,r,s]) max/avg pooling       the same letters with oc == ic and the window kh x kw adaptive_avg_pool2d
-//   window of row i: floor(i*ih/oh) .. ceil((i+1)*ih/oh) relu                  elements = ow softmax               n =
-//   outer, ic = axis length, ow = inner (elements after the axis) batch_norm            dst = src * scale[c] +
-//   shift[c];  n, ic, ih*iw convert_layout        layout -> target_layout;  n, ic, ih, iw
+//   conv2d               dst[n,oc,oh,ow] = act(bias[oc] + residual[n,oc,oh,ow]
+//                          + sum_{c,r,s} src[n, g*icg + c, oh*sh - pt + r*dh, ow*sw - pl + s*dw] * wei[oc,c,r,s])
+//   max/avg pooling      the same letters with oc == ic and the window kh x kw
+//   adaptive_avg_pool2d  window of row i: floor(i*ih/oh) .. ceil((i+1)*ih/oh)
+//   relu                 elements = ow
+//   softmax              n = outer, ic = axis length, ow = inner (elements after the axis)
+//   batch_norm           dst = src * scale[c] + shift[c];  n, ic, ih*iw
+//   convert_layout       layout -> target_layout;  n, ic, ih, iw
 struct Problem {
   Op op = Op::conv2d;
   Layout layout = Layout::nchw;
@@ -53,9 +55,12 @@ struct Problem {
   int64_t src_elements() const { return n * ic * ih * iw; }
   int64_t dst_elements() const { return n * oc * oh * ow; }
   int64_t weight_elements() const { return oc * icg() * kh * kw; }
-  // Multiply-accumulates of the definition; those that fall on padding are counted, as every benchmark in this field
-  // does.
-  int64_t macs() const { return op == Op::conv2d ? dst_elements() * icg() * kh * kw : 0; }
+  // Multiply-accumulates of the definition; those that fall on padding are counted, as every benchmark in this field does.
+  // In floating point: the product of two arrays that each fit into memory may not fit into 64 bits.
+  double macs() const {
+    if (op != Op::conv2d) return 0;
+    return static_cast<double>(dst_elements()) * static_cast<double>(icg() * kh * kw);
+  }
 };
 
 const char* to_string(Op);

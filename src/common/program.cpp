@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "common/lock.h"
 #include "common/log.h"
 #include "cpu/parallel.h"
 
@@ -12,43 +13,39 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t kAlign = 64;
-// A second thread pays when each has at least this much to do: waking and meeting cost a few microseconds.
-constexpr double kCyclesPerThread = 40000;
-
+constexpr size_t kIdleBuffers = 8;  // calls in flight at once that allocate nothing
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int useful_threads(double cycles) {
-  const double worth = std::min(cycles / kCyclesPerThread, static_cast<double>(num_threads()));
-  return std::max(1, static_cast<int>(worth));
 }
 
 }  // namespace
 
 Buffer BufferPool::take(int64_t bytes) {
+  Buffer found;  // what is dropped is freed after the lock
   {
-    const std::lock_guard lock(mutex_);
-    for (Buffer& b : idle_) {
-      if (b.bytes() < bytes) continue;
-      Buffer found = std::move(b);
-      std::swap(b, idle_.back());
-      idle_.pop_back();
-      return found;
-    }
+    const CoreLock lock;
+    auto best = idle_.end();
+    for (auto it = idle_.begin(); it != idle_.end(); ++it)
+      if (it->bytes() >= bytes && (best == idle_.end() || it->bytes() < best->bytes())) best = it;
+    const bool fits = best != idle_.end();
     // None is large enough: make room for a larger one instead of keeping sizes that no longer fit.
-    if (!idle_.empty()) idle_.pop_back();
+    if (!fits && idle_.size() == max_idle_) best = idle_.begin();
+    if (best != idle_.end()) {
+      found = std::move(*best);
+      idle_.erase(best);
+    }
+    if (fits) return found;
   }
   return Buffer(bytes);
 }
 
 void BufferPool::give(Buffer buffer) {
   if (buffer.bytes() == 0 || buffer.bytes() > max_kept_bytes_) return;
-  const std::lock_guard lock(mutex_);
+  const CoreLock lock;
   if (idle_.size() < max_idle_) idle_.push_back(std::move(buffer));
 }
 
-Program::Program() : arenas_(std::make_unique<BufferPool>(4, INT64_MAX)) {}
+Program::Program() : arenas_(std::make_unique<BufferPool>(kIdleBuffers, INT64_MAX)) {}
 
 void Program::require_open() const {
   if (finalized_) throw std::invalid_argument("the program is finalized; steps can no longer be added");
@@ -74,6 +71,7 @@ int Program::tensor(const Shape& shape) {
 }
 
 int Program::input(const Shape& shape) {
+  const std::lock_guard lock(building_);
   require_open();
   const int x = tensor(shape);
   tensors_[x].home = Tensor::Home::input;
@@ -82,15 +80,20 @@ int Program::input(const Shape& shape) {
   return x;
 }
 
-int Program::step(const Problem& problem, int x, const Preference& preference, const Shape& out) {
+int Program::append(Step step, const Shape& out) {
+  const std::lock_guard lock(building_);
   require_open();
+  step.dst = tensor(out);
+  steps_.push_back(std::move(step));
+  return steps_.back().dst;
+}
+
+int Program::step(const Problem& problem, int x, const Preference& preference, const Shape& out) {
   checked(x);
   Step s;
   s.plan = make_plan(problem, preference);
   s.src = x;
-  s.dst = tensor(out);
-  steps_.push_back(std::move(s));
-  return steps_.back().dst;
+  return append(std::move(s), out);
 }
 
 int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation,
@@ -100,34 +103,40 @@ int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pa
   if (residual >= 0 && checked(residual).shape != fastconv::output_shape(p))
     throw std::invalid_argument("residual must have the output's shape " + to_string(fastconv::output_shape(p)) +
                                 ", got " + to_string(checked(residual).shape));
-  const int y = step(p, x, preference, fastconv::output_shape(p));
-  steps_.back().residual = residual;
-  steps_.back().weights = std::move(weights);
-  return y;
+  Step s;
+  s.plan = make_plan(p, preference);
+  s.src = x;
+  s.residual = residual;
+  s.weights = std::move(weights);
+  return append(std::move(s), fastconv::output_shape(p));
 }
 
 int Program::linear(int x, std::shared_ptr<ConvWeights> weights, Activation activation) {
-  const Shape& in = checked(x).shape;
+  const Shape in = checked(x).shape;
   if (in.empty()) throw std::invalid_argument("input of linear must have at least 1 dimension, got 0");
-  int64_t features = 1;
-  for (size_t i = 1; i < in.size(); ++i) features *= in[i];
+  const int64_t features = checked_elements(Shape(in.begin() + 1, in.end()));
   const Problem p = conv2d_problem({in[0], 1, 1, features}, weights->shape(), weights->bias_size(), false, {1, 1},
                                    {0, 0, 0, 0}, {1, 1}, 1, Layout::nhwc, weights->layout(), activation);
-  const int y = step(p, x, {"auto"}, {in[0], p.oc});
-  steps_.back().weights = std::move(weights);
-  return y;
+  Step s;
+  s.plan = make_plan(p);
+  s.src = x;
+  s.weights = std::move(weights);
+  return append(std::move(s), {in[0], p.oc});
 }
 
 int Program::batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout) {
   const Problem p = batch_norm_problem(checked(x).shape, static_cast<int64_t>(scale.size()),
                                        static_cast<int64_t>(shift.size()), layout);
-  const int y = step(p, x, {"auto"}, fastconv::output_shape(p));
-  steps_.back().scale = scale;
-  steps_.back().shift = shift;
-  return y;
+  Step s;
+  s.plan = make_plan(p);
+  s.src = x;
+  s.scale = scale;
+  s.shift = shift;
+  return append(std::move(s), fastconv::output_shape(p));
 }
 
 void Program::output(int x) {
+  const std::lock_guard lock(building_);
   require_open();
   if (checked(x).home != Tensor::Home::arena)
     throw std::invalid_argument("tensor " + std::to_string(x) + " is already an input or an output");
@@ -166,25 +175,27 @@ void Program::lay_out_arena() {
 }
 
 void Program::finalize() {
+  const std::lock_guard lock(building_);
   require_open();
   if (outputs_.empty()) throw std::invalid_argument("the program has no output");
+  arena_bytes_ = scratch_bytes_ = 0;
+  cycles_ = 0;
   lay_out_arena();
   for (Step& s : steps_) {
     cycles_ += estimated_cycles(s.plan->problem);
     scratch_bytes_ = std::max(scratch_bytes_, round_up(s.plan->scratch_bytes, kAlign));
     if (s.weights) s.packed = s.weights->packed(*s.plan);
   }
-  for (const Tensor& t : tensors_) empty_ = empty_ || t.bytes == 0;
   finalized_ = true;
 }
 
 void Program::run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
                   std::vector<double>* seconds) {
   if (!finalized_) throw std::invalid_argument("the program is not finalized");
+  const bool verbose = verbose_level() > 0;  // once: another thread may change it meanwhile
   std::vector<double> own;
-  if (!seconds && verbose_level() > 0) seconds = &own;
+  if (!seconds && verbose) seconds = &own;
   if (seconds) seconds->assign(steps_.size(), 0.0);
-  if (empty_) return;  // a batch of none
   const int threads = useful_threads(cycles_);
   Buffer arena = arenas_->take(std::max<int64_t>(arena_bytes_ + scratch_bytes_ * threads, 1));
   const auto where = [&](int x) -> float* {
@@ -211,7 +222,7 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
       args.packed = s.packed ? s.packed->data() : nullptr;
       args.bias = s.weights ? s.weights->bias() : s.shift.data();
       args.scale = s.scale.data();
-      s.plan->algorithm->run(*s.plan, args, worker);
+      if (tensors_[s.dst].bytes > 0) s.plan->algorithm->run(*s.plan, args, worker);  // none: a batch of nothing
       if (nthr > 1) barrier.wait();
       if (seconds && tid == 0) {
         const double ended = now();
@@ -221,14 +232,14 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
     }
   });
   arenas_->give(std::move(arena));
-  if (verbose_level() > 0)
+  if (verbose)
     for (size_t i = 0; i < steps_.size(); ++i) log_plan("run", *steps_[i].plan, (*seconds)[i] * 1e3);
 }
 
 void run_single(const Plan& plan, Operands operands, const float* wei) {
   if (plan.problem.dst_elements() == 0) return;
   static BufferPool* const pool =
-      new BufferPool(4, 256 << 20);  // never destroyed: daemon threads may still compute at exit
+      new BufferPool(kIdleBuffers, 256 << 20);  // never destroyed: daemon threads may still compute at exit
   const bool pack = wei && plan.algorithm->pack;
   const int threads =
       useful_threads(estimated_cycles(plan.problem) + (pack ? static_cast<double>(plan.packed_bytes) / 8 : 0));
@@ -236,7 +247,8 @@ void run_single(const Plan& plan, Operands operands, const float* wei) {
                 scratch_bytes = round_up(plan.scratch_bytes, kAlign);
   Buffer workspace = pool->take(std::max<int64_t>(packed_bytes + scratch_bytes * threads, 1));
   if (pack) operands.packed = workspace.data();
-  const double started = verbose_level() > 0 ? now() : 0;
+  const bool verbose = verbose_level() > 0;
+  const double started = verbose ? now() : 0;
   parallel(threads, [&](int tid, int nthr, Barrier& barrier) {
     Worker worker{tid, nthr, workspace.data() + packed_bytes + scratch_bytes * tid, &barrier};
     if (pack) {
@@ -246,7 +258,7 @@ void run_single(const Plan& plan, Operands operands, const float* wei) {
     plan.algorithm->run(plan, operands, worker);
   });
   pool->give(std::move(workspace));
-  if (verbose_level() > 0) log_plan("run", plan, (now() - started) * 1e3);
+  if (verbose) log_plan("run", plan, (now() - started) * 1e3);
 }
 
 }  // namespace fastconv

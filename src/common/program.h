@@ -2,6 +2,7 @@
 // A lone op is a program of one step (`run_single`).
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -12,7 +13,7 @@
 
 namespace fastconv {
 
-// Buffers that calls borrow, so that steady state allocates nothing. Keeps a few idle ones and none that is huge.
+// Buffers that calls borrow, so that steady state allocates nothing. Keeps a bounded number of idle ones up to a size.
 class BufferPool {
  public:
   BufferPool(size_t max_idle, int64_t max_kept_bytes) : max_idle_(max_idle), max_kept_bytes_(max_kept_bytes) {}
@@ -22,7 +23,6 @@ class BufferPool {
  private:
   const size_t max_idle_;
   const int64_t max_kept_bytes_;
-  std::mutex mutex_;
   std::vector<Buffer> idle_;
 };
 
@@ -69,6 +69,7 @@ class Program {
   const Shape& output_shape(size_t i) const { return tensors_[outputs_[i]].shape; }
 
  private:
+  int append(Step step, const Shape& out);
   int tensor(const Shape& shape);
   const Tensor& checked(int x) const;
   void require_open() const;
@@ -79,7 +80,9 @@ class Program {
   std::vector<int> inputs_, outputs_;
   int64_t arena_bytes_ = 0, scratch_bytes_ = 0;
   double cycles_ = 0;
-  bool finalized_ = false, empty_ = false;
+  std::atomic<bool> finalized_{false};
+  std::mutex building_;  // builders and finalize; nothing changes after that
+
   std::unique_ptr<BufferPool> arenas_;
 };
 

@@ -7,6 +7,14 @@ namespace {
 
 using Wide = __int128;  // strides and dilations of 2^62 must not overflow while they are being judged
 
+// Elements of an array, padding and axes without elements counted. Far beyond any memory, and small enough that the byte counts and
+// offsets that follow from it fit into 64 bits.
+constexpr int64_t kMaxElements = int64_t{1} << 50;
+
+std::string str(Wide value) {
+  return value > INT64_MAX ? "more than 2^63" : std::to_string(static_cast<int64_t>(value));
+}
+
 [[noreturn]] void bad(const std::string& message) {
   throw std::invalid_argument(message);
 }
@@ -42,16 +50,14 @@ void set_image(Problem& p, const Shape& input, Layout layout) {
 }
 
 // Positions of a window along one axis.
-int64_t windows(const char* axis, int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t stride,
-                int64_t dilation, bool ceil_mode) {
+int64_t windows(const char* argument, const char* axis, int64_t in, int64_t before, int64_t after, int64_t kernel,
+                int64_t stride, int64_t dilation, bool ceil_mode) {
   const Wide padded = Wide(in) + before + after, reach = Wide(dilation) * (kernel - 1) + 1;
   if (reach > padded)
-    bad(std::string("kernel_size is larger than the padded input in ") + axis + ": the kernel spans " +
-        (reach > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(reach))) +
-        ", the padded input has " +
-        (padded > INT64_MAX ? std::string("more than 2^63") : str(static_cast<int64_t>(padded))));
-  if (padded > Wide(1) << 60)
-    throw std::length_error(std::string("padding: the padded input would have more than 2^60 elements in ") + axis);
+    bad(std::string(argument) + " is larger than the padded input in " + axis + ": the kernel spans " + str(reach) +
+        ", the padded input has " + str(padded));
+  if (padded > kMaxElements)
+    throw std::length_error(std::string("padding: the padded input would have more than 2^50 elements in ") + axis);
   const Wide room = padded - reach;
   Wide out = room / stride + 1;
   if (ceil_mode) {
@@ -61,7 +67,7 @@ int64_t windows(const char* axis, int64_t in, int64_t before, int64_t after, int
   return static_cast<int64_t>(out);
 }
 
-void set_window(Problem& p, Pair kernel, Pair stride, Pads pads, Pair dilation, bool ceil_mode) {
+void set_window(Problem& p, const char* argument, Pair kernel, Pair stride, Pads pads, Pair dilation, bool ceil_mode) {
   require_at_least(kernel, 1, "kernel_size");
   require_at_least(stride, 1, "stride");
   require_at_least(dilation, 1, "dilation");
@@ -70,11 +76,10 @@ void set_window(Problem& p, Pair kernel, Pair stride, Pads pads, Pair dilation, 
   p.kh = kernel[0], p.kw = kernel[1], p.sh = stride[0], p.sw = stride[1], p.dh = dilation[0], p.dw = dilation[1];
   p.pt = pads[0], p.pb = pads[1], p.pl = pads[2], p.pr = pads[3];
   p.ceil_mode = ceil_mode;
-  p.oh = windows("height", p.ih, p.pt, p.pb, p.kh, p.sh, p.dh, ceil_mode);
-  p.ow = windows("width", p.iw, p.pl, p.pr, p.kw, p.sw, p.dw, ceil_mode);
+  p.oh = windows(argument, "height", p.ih, p.pt, p.pb, p.kh, p.sh, p.dh, ceil_mode);
+  p.ow = windows(argument, "width", p.iw, p.pl, p.pr, p.kw, p.sw, p.dw, ceil_mode);
   // Coordinates in the padded input are computed in 64 bits.
-  if ((Wide(p.ih) + p.pt + p.pb) * (Wide(p.iw) + p.pl + p.pr) > (Wide(1) << 60) / p.ic)
-    throw std::length_error("padding: the padded input would have more than 2^60 elements");
+  checked_elements({p.ic, p.ih + p.pt + p.pb, p.iw + p.pl + p.pr});
   // One window has no step: such strides and dilations, however large, are the same problem, and no kernel computes
   // with them.
   if (p.oh == 1) p.sh = 1;
@@ -89,7 +94,7 @@ void require_pool_padding(Pair kernel, Pads pads, Pair dilation) {
     const Wide reach = Wide(dilation[i / 2]) * (kernel[i / 2] - 1) + 1;
     if (pads[i] > reach / 2)
       bad("padding must be at most half of the effective kernel size, got padding " + str(pads[i]) +
-          " for a kernel that spans " + str(static_cast<int64_t>(reach)));
+          " for a kernel that spans " + str(reach));
   }
 }
 
@@ -102,14 +107,19 @@ std::string to_string(const Shape& shape) {
 }
 
 int64_t checked_elements(const Shape& shape) {
-  Wide product = 1;
+  int64_t product = 1;
+  bool none = false;
   for (const int64_t extent : shape) {
-    if (extent == 0) return 0;
-    product *= extent;
-    if (product > Wide(1) << 60)
+    if (extent < 0) bad("a shape has no negative extents, got " + to_string(shape));
+    if (extent == 0) {
+      none = true;
+    } else if (extent > kMaxElements / product) {
       throw std::length_error("an array of shape " + to_string(shape) + " is too large to address");
+    } else {
+      product *= extent;
+    }
   }
-  return static_cast<int64_t>(product);
+  return none ? 0 : product;
 }
 
 Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_size, bool residual, Pair stride,
@@ -139,7 +149,7 @@ Problem conv2d_problem(const Shape& input, const Shape& weight, int64_t bias_siz
   if (bias_size >= 0 && bias_size != p.oc)
     bad("bias must have " + str(p.oc) + " elements, one for each output channel; got " + str(bias_size));
   checked_elements(weight);
-  set_window(p, {weight[h], weight[h + 1]}, stride, padding, dilation, false);
+  set_window(p, "weight", {weight[h], weight[h + 1]}, stride, padding, dilation, false);
   p.bias = bias_size >= 0;
   p.residual = residual;
   p.activation = activation;
@@ -156,7 +166,7 @@ Problem max_pool2d_problem(const Shape& input, Pair kernel, Pair stride, Pads pa
   require_at_least(kernel, 1, "kernel_size");
   require_at_least(dilation, 1, "dilation");
   require_pool_padding(kernel, padding, dilation);
-  set_window(p, kernel, stride, padding, dilation, ceil_mode);
+  set_window(p, "kernel_size", kernel, stride, padding, dilation, ceil_mode);
   checked_elements(output_shape(p));
   return p;
 }
@@ -178,6 +188,9 @@ Problem adaptive_avg_pool2d_problem(const Shape& input, Pair output_size, Layout
   p.oc = p.ic;
   p.oh = output_size[0];
   p.ow = output_size[1];
+  // Window borders are products of an input and an output position.
+  if (Wide(p.ih) * p.oh > Wide(1) << 62 || Wide(p.iw) * p.ow > Wide(1) << 62)
+    throw std::length_error("output_size is too large to compute with");
   checked_elements(output_shape(p));
   return p;
 }

@@ -1,6 +1,5 @@
-// Turns what a caller said into a Problem, or throws: std::invalid_argument (ValueError) naming the argument and both
-// numbers, std::bad_alloc-like errors are left to whoever allocates. Types and dtypes were judged before (Python,
-// bindings).
+// Turns what a caller said into a Problem, or throws: std::invalid_argument (ValueError) naming the argument and both numbers,
+// std::length_error (MemoryError) for sizes beyond any memory. Types and dtypes were judged before (Python, bindings).
 #pragma once
 
 #include <array>
@@ -32,7 +31,7 @@ Problem convert_layout_problem(const Shape& input, Layout source, Layout target)
 
 Shape output_shape(const Problem&);  // in the problem's layout (convert_layout: the target's)
 std::string to_string(const Shape&);
-// Product of the extents; std::length_error (MemoryError) when it does not fit into 2^60.
+// Product of the extents, at most 2^50; ValueError for a negative one.
 int64_t checked_elements(const Shape&);
 
 }  // namespace fastconv

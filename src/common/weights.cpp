@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/lock.h"
 #include "cpu/parallel.h"
 
 namespace fastconv {
@@ -19,21 +20,22 @@ ConvWeights::ConvWeights(const float* data, Shape shape, WeightLayout layout, in
 std::shared_ptr<const Buffer> ConvWeights::packed(const Plan& plan) {
   if (!plan.algorithm->pack) return nullptr;
   const std::string key = plan.pack_tag + " " + std::to_string(plan.packed_bytes);
-  const std::lock_guard lock(mutex_);
-  std::shared_ptr<const Buffer>& slot = packed_[key];
-  if (!slot) {
-    auto buffer = std::make_shared<Buffer>(plan.packed_bytes);
-    parallel(plan.packed_bytes > (1 << 20) ? num_threads() : 1, [&](int tid, int nthr, Barrier& barrier) {
-      Worker worker{tid, nthr, nullptr, &barrier};
-      plan.algorithm->pack(plan, data_, buffer->data(), worker);
-    });
-    slot = std::move(buffer);
+  {
+    const CoreLock lock;
+    if (const auto it = packed_.find(key); it != packed_.end()) return it->second;
   }
-  return slot;
+  // Outside the lock: two threads may pack the same at once, and the first to finish is kept.
+  auto made = std::make_shared<Buffer>(plan.packed_bytes);
+  parallel(useful_threads(static_cast<double>(plan.packed_bytes) / 8), [&](int tid, int nthr, Barrier& barrier) {
+    Worker worker{tid, nthr, nullptr, &barrier};
+    plan.algorithm->pack(plan, data_, made->data(), worker);
+  });
+  const CoreLock lock;
+  return packed_.emplace(key, std::move(made)).first->second;
 }
 
 int64_t ConvWeights::packed_bytes() const {
-  const std::lock_guard lock(mutex_);
+  const CoreLock lock;
   int64_t total = 0;
   for (const auto& [key, buffer] : packed_) total += buffer ? buffer->bytes() : 0;
   return total;

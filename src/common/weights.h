@@ -4,7 +4,6 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "common/algorithm.h"
@@ -35,7 +34,6 @@ class ConvWeights {
   const float* bias_;
   int64_t bias_size_;
   std::shared_ptr<void> owner_;
-  mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const Buffer>> packed_;
 };
 

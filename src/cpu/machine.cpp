@@ -58,7 +58,7 @@ std::string find_cpu_name() {
 }
 
 #if defined(__linux__)
-int64_t cache_bytes(int key, int64_t otherwise) {
+[[maybe_unused]] int64_t cache_bytes(int key, int64_t otherwise) {
   const long found = sysconf(key);
   return found > 0 ? found : otherwise;
 }
@@ -83,8 +83,9 @@ double find_quota() {
     while (true) {
       const double quota = read_quota(root + path);
       if (quota > 0 && (least == 0 || quota < least)) least = quota;
-      if (path.empty() || path == "/") break;
-      path.erase(path.rfind('/'));
+      const size_t slash = path.rfind('/');
+      if (path.empty() || path == "/" || slash == std::string::npos) break;
+      path.erase(slash);
     }
   };
   std::ifstream groups("/proc/self/cgroup");
@@ -108,9 +109,11 @@ MachineInfo find_machine() {
   info.l3_bytes = 8 << 20;
   info.cpus_affinity = std::max(1u, std::thread::hardware_concurrency());
 #if defined(__linux__)
+#if defined(_SC_LEVEL1_DCACHE_SIZE)  // glibc; musl has no such question
   info.l1d_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, info.l1d_bytes);
   info.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, info.l2_bytes);
   info.l3_bytes = cache_bytes(_SC_LEVEL3_CACHE_SIZE, info.l3_bytes);
+#endif
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) info.cpus_affinity = std::max(1, CPU_COUNT(&mask));
   info.cpu_quota = find_quota();
@@ -135,7 +138,7 @@ const char* to_string(Isa isa) {
 }
 
 const MachineInfo& machine_info() {
-  static const MachineInfo info = find_machine();
+  static const MachineInfo& info = *new MachineInfo(find_machine());  // never destroyed, as all that threads read
   return info;
 }
 

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <cstdlib>
 #include <stdexcept>
@@ -28,8 +29,37 @@ std::atomic<bool> threads_at_fork{
     false};  // the process had other threads when it last forked: maybe an OpenMP pool, ours or another library's
 std::atomic<bool> orphaned{false};  // this process is a fork of one for which either held
 
-// About 20 microseconds at 3 GHz: longer than the steps of a network differ between threads, shorter than a time slice.
+// 10 to 25 microseconds on x86, where a PAUSE takes 40 to 140 cycles: longer than the steps of a network differ between threads,
+// shorter than a time slice.
 constexpr int kSpins = 500;
+
+// More threads than this never pay and may be more than the system grants, which the OpenMP runtime answers by ending the process.
+int most_threads() {
+  return std::max(64, 4 * machine_info().cpus_affinity);
+}
+
+// A second thread pays when each has at least this much to do: waking and meeting cost a few microseconds.
+constexpr double kCyclesPerThread = 40000;
+
+class DefaultFloatingPoint {
+ public:
+#if defined(FASTCONV_X86)
+  DefaultFloatingPoint() : before_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~DefaultFloatingPoint() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#else
+  DefaultFloatingPoint() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloatingPoint() { std::fesetenv(&before_); }
+
+ private:
+  std::fenv_t before_;
+#endif
+};
 
 inline void relax() {
 #if defined(FASTCONV_X86)
@@ -122,18 +152,26 @@ int set_thread_override(int n) {
   return before;
 }
 
+int useful_threads(double cycles) {
+  const double worth = std::min(cycles / kCyclesPerThread, static_cast<double>(num_threads()));
+  return std::max(1, static_cast<int>(worth));
+}
+
 void run_region(int nthr, RegionFn fn, void* context) {
   if (nthr <= 1 || orphaned.load(std::memory_order_relaxed)) {
     Barrier alone(1);
+    const DefaultFloatingPoint environment;
     fn(context, 0, 1, alone);
     return;
   }
   runtime_started.store(true, std::memory_order_relaxed);
+  nthr = std::min(nthr, most_threads());
   Barrier barrier(nthr);
 #pragma omp parallel num_threads(nthr)
   {
     const int n = omp_get_num_threads();  // the runtime may grant fewer: a thread limit, or a call from inside a region
     barrier.set_count(n);                 // the same value from every thread, before it first waits
+    const DefaultFloatingPoint environment;
     fn(context, omp_get_thread_num(), n, barrier);
   }
 }

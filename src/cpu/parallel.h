@@ -26,11 +26,15 @@ void set_num_threads(int n);     // process-wide
 int set_thread_override(int n);  // this thread only; 0: none. Returns the value before
 int default_num_threads();       // FASTCONV_NUM_THREADS, OMP_NUM_THREADS, affinity and container quota, in this order
 
+// Threads that work of so many cycles is worth, at most num_threads().
+int useful_threads(double cycles);
+
 // Call once, early. From then on a child of fork() whose parent had threads computes on one: an OpenMP runtime does not
 // survive a fork, and a region started in such a child would wait for ever for threads that are not there.
 void watch_forks();
 
-// fn(context, tid, nthr, barrier) on every thread of a region. Runs inline for nthr == 1 and in such a child.
+// fn(context, tid, nthr, barrier) on every thread of a region, in the default floating-point environment (round to nearest,
+// subnormals kept), whatever the caller has set; the caller's is put back. Runs inline for nthr == 1 and in such a child.
 using RegionFn = void (*)(void* context, int tid, int nthr, Barrier& barrier);
 void run_region(int nthr, RegionFn fn, void* context);
 

@@ -9,8 +9,9 @@ namespace fastconv {
 #undef FASTCONV_ALGORITHM
 
 const std::vector<const Algorithm*>& cpu_algorithms(Op op) {
-  static const auto lists = [] {
-    std::array<std::vector<const Algorithm*>, 8> by_op;
+  using Lists = std::array<std::vector<const Algorithm*>, 8>;
+  static const Lists& lists = *new Lists([] {
+    Lists by_op;
     for (const Algorithm* a : {
 #define FASTCONV_ALGORITHM(name) &name,
 #include "cpu/algorithms.inc"
@@ -18,7 +19,7 @@ const std::vector<const Algorithm*>& cpu_algorithms(Op op) {
          })
       by_op[static_cast<size_t>(a->op)].push_back(a);
     return by_op;
-  }();
+  }());
   return lists[static_cast<size_t>(op)];
 }
 

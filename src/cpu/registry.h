@@ -17,14 +17,15 @@ namespace fastconv {
 // All leaves of a family, best first.
 template <class Family>
 const std::vector<const Family*>& ukernels() {
-  static const std::vector<const Family*> list = [] {
+  // Never destroyed: threads may still compute while the process ends.
+  static const auto& list = *new std::vector<const Family*>([] {
     std::vector<const Family*> found;
 #define FASTCONV_UKERNEL(family, name) \
   if constexpr (std::is_same_v<family, Family>) found.push_back(&name);
 #include "cpu/ukernels.inc"
 #undef FASTCONV_UKERNEL
     return found;
-  }();
+  }());
   return list;
 }
 

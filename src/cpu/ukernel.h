@@ -10,16 +10,14 @@ namespace fastconv {
 // ISA levels as plain numbers, equal to fastconv::Isa.
 enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
 
-// --- GEMM
-// ------------------------------------------------------------------------------------------------------------------
-// One panel: c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j])  for all pixels p and the panel's nr
-// columns.
+// --- GEMM -------------------------------------------------------------------------------------------------------------
+// One panel: c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j]), all pixels p, the panel's nr columns.
 //
 // Pixels form `outer` rows of `inner` each. The value that pixel (o, i) contributes at step k of segment s lies at
 //     a[o * a_outer + i * a_row + a_seg[s] + k * a_k],   0 <= s < segs, 0 <= k < seg_k,
 // which covers a plain matrix (segs = 1), an image read in place (a segment a tap) and im2col panels of either order.
 // b is packed [segs * seg_k][nr], zero-padded columns. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
-// c_row == 1 stores the tile transposed, rows of pixels (NCHW). The reduction is always walked in the order of b.
+// c_row == 1 and c_outer == inner stores the tile transposed, rows of pixels (NCHW). The reduction is walked in the order of b.
 struct GemmPanel {
   const float* a;
   int64_t a_outer, a_row, a_k;
@@ -45,26 +43,22 @@ struct GemmUkernel {
   void (*panel)(const GemmPanel*);
 };
 
-// --- data movement
-// -------------------------------------------------------------------------------------------------------
+// --- data movement ----------------------------------------------------------------------------------------------------
 struct MoveUkernel {
   const char* name;
   int32_t isa;
   // dst[j * dst_ld + i] = src[i * src_ld + j] for i < rows, j < cols.
   void (*transpose)(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols);
-  // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0   for i < rows, 0 <= j < cols; step
-  // >= 1.
+  // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0, i < rows, 0 <= j < cols, step >= 1.
   void (*gather_rows)(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows,
                       int64_t cols, int64_t lo, int64_t hi);
 };
 
-// --- depthwise convolution
-// ----------------------------------------------------------------------------------------------- One part: for output
-// channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
-//     dst[c, y, x] = act(bias[c] + sum_r sum_s src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s] +
-//     residual[c, y, x])
-// src, residual, dst point at the image, w and bias at channel 0. Taps that fall outside the image are skipped or meet
-// a zero.
+// --- depthwise convolution ----------------------------------------------------------------------------------------
+// One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
+//     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]
+//                        + residual[c, y, x]).
+// src, residual, dst point at the image, w and bias at channel 0. Taps outside the image are skipped or meet a zero.
 struct DepthwisePart {
   const float* src;
   const float* w;
@@ -85,15 +79,14 @@ struct DepthwiseUkernel {
   int32_t pixels, rows;  // tiles: pixels x lanes channels along channels, rows x lanes pixels along rows
   // Planes [c][y][x], w [oc][kh * kw]. Vectors run along a row.
   void (*along_row)(const DepthwisePart*);
-  // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes. Vectors
-  // run over channels.
+  // Pixels [y][x][c], w [oc / lanes rounded up][kh * kw][lanes], zero-padded; `channel` is a multiple of lanes.
+  // Vectors run over channels.
   void (*along_channels)(const DepthwisePart*);
 };
 
-// --- pooling
-// ------------------------------------------------------------------------------------------------------------- Windows
-// over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows y*sh - pt
-// + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
+// --- pooling ------------------------------------------------------------------------------------------------------
+// Windows over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows
+// y*sh - pt + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
 struct PoolCall {
   const float* src;
   float* dst;        // [oh][ow][c]
@@ -122,9 +115,8 @@ struct PoolUkernel {
   void (*mean_columns)(const float* src, int64_t ld, float* dst, int64_t rows, int64_t n, double divisor);
 };
 
-// --- element by element
-// -------------------------------------------------------------------------------------------------- dst may equal src
-// exactly.
+// --- element by element -------------------------------------------------------------------------------------------
+// dst may equal src exactly.
 struct EltwiseUkernel {
   const char* name;
   int32_t isa;
@@ -136,8 +128,7 @@ struct EltwiseUkernel {
                          int64_t len);
 };
 
-// --- layout conversion
-// ---------------------------------------------------------------------------------------------------
+// --- layout conversion ------------------------------------------------------------------------------------------------
 struct LayoutUkernel {
   const char* name;
   int32_t isa;
@@ -146,8 +137,7 @@ struct LayoutUkernel {
   void (*to_planes)(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count);
 };
 
-// --- softmax
-// -------------------------------------------------------------------------------------------------------------
+// --- softmax ----------------------------------------------------------------------------------------------------------
 struct SoftmaxUkernel {
   const char* name;
   int32_t isa;
@@ -157,8 +147,7 @@ struct SoftmaxUkernel {
   void (*columns)(const float* src, float* dst, int64_t len, int64_t ld, int64_t n, float* work);
 };
 
-// --- measurement
-// ---------------------------------------------------------------------------------------------------------
+// --- measurement ------------------------------------------------------------------------------------------------------
 struct PeakUkernel {
   const char* name;
   int32_t isa;

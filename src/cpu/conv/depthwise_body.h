@@ -52,7 +52,7 @@ FASTCONV_INLINE Taps taps_inside(int64_t first, int64_t dilation, int64_t taps, 
 // Output indices begin..end-1 of one axis whose every tap lies in the image.
 FASTCONV_INLINE Taps whole_windows(int64_t out, int64_t stride, int64_t pad, int64_t reach, int64_t extent) {
   const int64_t begin = least(div_up(pad, stride), out);
-  return {begin, clamp(div_up(extent - reach + pad, stride), begin, out)};
+  return {begin, clamp(div_up(extent - reach + pad + 1, stride), begin, out)};
 }
 
 // AVX-512 masks loads and stores for nothing; elsewhere whole vectors have code of their own.

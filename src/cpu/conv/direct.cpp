@@ -50,10 +50,6 @@ bool uses_band(const Problem& p) {
   return p.padded() || p.layout == Layout::nchw;
 }
 
-bool is_flat(const Problem& p) {
-  return p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
-}
-
 // band_of(...).elements in floating point: absurd paddings and dilations must not overflow while they are being judged.
 double band_size(const Problem& p, int64_t out_rows) {
   const Band b = band_of(p, 1);
@@ -62,9 +58,10 @@ double band_size(const Problem& p, int64_t out_rows) {
 }
 
 const char* refuses(const Problem& p, const Machine&) {
-  return !is_flat(p) && uses_band(p) && band_size(p, 1) > kMaxScratchBytes / 4
-             ? "the input rows of one output row exceed 64 MiB of scratch"
-             : nullptr;
+  if (!is_flat(p) && uses_band(p) && band_size(p, 1) > kMaxScratchBytes / 4)
+    return "the input rows of one output row exceed 64 MiB of scratch";
+  if (is_flat(p) && uses_band(p) && p.icg() > kMaxReduction) return "more than 2^20 channels of one pixel to copy";
+  return p.kh * p.kw * p.icg() > (kMaxReduction << 10) ? "more than 2^30 products in one sum" : nullptr;
 }
 
 void configure(Plan& plan, const Machine& machine) {

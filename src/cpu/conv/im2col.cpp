@@ -13,13 +13,13 @@ namespace fastconv {
 namespace {
 
 const char* refuses(const Problem& p, const Machine&) {
-  return reduction(p) > (int64_t{1} << 26) ? "the patch of one output pixel exceeds 2^26 values" : nullptr;
+  return reduction(p) > kMaxReduction ? "the patch of one output pixel exceeds 2^20 values" : nullptr;
 }
 
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
-  b.flat = p.layout == Layout::nhwc && p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded();
+  b.flat = p.layout == Layout::nhwc && is_flat(p);
   b.seg_k = reduction(p);
   configure_gemm(plan, machine);
   const int64_t room = std::max<int64_t>(machine.l2_bytes / 2, 64 << 10) / 4;
@@ -27,7 +27,8 @@ void configure(Plan& plan, const Machine& machine) {
   // Equal blocks of an image, so that none is a thin rest. From the problem less its n.
   const int64_t plane = p.oh * p.ow;
   b.mc = round_up(div_up(plane, div_up(plane, b.mc)), b.mr);
-  if (!b.flat) plan.scratch_bytes = 4 * (p.layout == Layout::nhwc ? b.mc * odd_lines(b.seg_k) : b.mc / b.mr * tile_stride(plan));
+  if (!b.flat)
+    plan.scratch_bytes = 4 * (p.layout == Layout::nhwc ? b.mc * odd_lines(b.seg_k) : b.mc / b.mr * tile_stride(plan));
 }
 
 // Positions along one axis whose tap falls inside the image: those o in [0, out) with 0 <= o * stride + shift < in.

@@ -29,7 +29,7 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
   // they differ.
   const bool source_taps_inner = p.weight_layout == WeightLayout::oihw;
   constexpr int64_t kChunk = 64;
-  alignas(64) float rows[kChunk * 32];
+  alignas(64) float rows[kChunk * kMaxNr];
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
     const int64_t group = unit / b.panels, first = unit % b.panels * nr, cols = std::min(nr, ocg - first);
     float* out = static_cast<float*>(packed) + unit * depth * nr;
@@ -75,7 +75,7 @@ Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count,
     const int rows = worker.nthr / columns;
     const double busiest = static_cast<double>(div_up(pixel_units, rows)) / static_cast<double>(pixel_units) *
                            static_cast<double>(div_up(panel_count, columns)) / static_cast<double>(panel_count);
-    const double cost = busiest * static_cast<double>(p.macs()) + 8 * (weights / columns + inputs / rows);
+    const double cost = busiest * p.macs() + 8 * (weights / columns + inputs / rows);
     if (best < 0 || cost < best) best = cost, best_columns = columns;
   }
   const int rows = worker.nthr / best_columns;
@@ -98,7 +98,9 @@ void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const Pa
   g.relu = p.activation == Activation::relu;
 }
 
-int64_t tile_stride(const Plan& plan) { return odd_lines(plan.blocking.mr * reduction(plan.problem)); }
+int64_t tile_stride(const Plan& plan) {
+  return odd_lines(plan.blocking.mr * reduction(plan.problem));
+}
 
 void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest) {
   const int64_t mr = plan.blocking.mr;

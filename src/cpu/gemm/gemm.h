@@ -26,6 +26,15 @@ inline int64_t odd_lines(int64_t elements) {
   return (padded / 16) % 2 ? padded : padded + 16;
 }
 
+// 1x1 that reads every pixel once: the image is a matrix already. (A stride without a second window has been set to 1.)
+inline bool is_flat(const Problem& p) {
+  return p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
+}
+
+// What one reduction may need of scratch, in values, for a register tile: past this an algorithm refuses.
+constexpr int64_t kMaxReduction = int64_t{1} << 20;
+constexpr int64_t kMaxNr = 64;  // widest register tile that packing provides for
+
 inline int64_t reduction(const Problem& p) {
   return p.kh * p.kw * p.icg();
 }

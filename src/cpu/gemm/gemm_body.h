@@ -102,25 +102,22 @@ struct Gemm {
       return;
     }
 
-    // NCHW: through a small buffer, then rows of pixels per channel.
+    // NCHW: through a small buffer, then rows of pixels per channel. Rows past MR are never stored, but are computed with.
     alignas(64) float buffer[kBlocks * simd::kLanes][kNr];
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
+    for (int i = 0; i < kBlocks * simd::kLanes; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) simd::store(&buffer[i][v * simd::kLanes], acc[i][v]);
-    store_transposed(g, at, &buffer[0][0], MR, kHalf);
+      for (int v = 0; v < kNv; ++v)
+        simd::store(&buffer[i][v * simd::kLanes], i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
+    store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 
-  // buffer: [pixels rounded up to kLanes][kNr]. Rows past `pixels` are not written and never stored.
-  static __attribute__((noinline)) void store_transposed(const GemmPanel& g, const Place& at, const float* buffer,
-                                                         int pixels, int half) {
-    const bool one_run = at.c1 == at.c0 + half;
+  // buffer: [pixels rounded up to kLanes][kNr]. The pixels of a tile lie side by side in each channel's plane, also where its
+  // halves are two rows of the image.
+  static __attribute__((noinline)) void store_transposed(const GemmPanel& g, int64_t c0, const float* buffer,
+                                                         int pixels) {
     for (int base = 0; base < pixels; base += simd::kLanes) {
-      const int here = pixels - base < simd::kLanes ? pixels - base : simd::kLanes;
-      // Lanes of this block that belong to each half.
-      const int cut = half - base < 0 ? 0 : (half - base > here ? here : half - base);
-      const simd::Mask all = simd::first(here), low = simd::first(cut), high = simd::range(cut, here);
-      const int64_t c_low = at.c0 + base, c_high = at.c1 + base - half;
+      const simd::Mask m = simd::first(pixels - base);
       for (int j = 0; j < g.n; j += simd::kLanes) {
         F col[simd::kLanes];
         simd::transpose_block(buffer + base * kNr + j, kNr, col);
@@ -130,18 +127,10 @@ struct Gemm {
           if (t >= cols) break;
           F y = col[t];
           if (g.bias) y = simd::add(y, simd::set1(g.bias[j + t]));
-          float* c = g.c + (j + t) * g.c_col;
-          const float* r = g.residual ? g.residual + (j + t) * g.c_col : nullptr;
-          if (one_run) {
-            if (r) y = simd::add(y, simd::load(r + c_low, all));
-            if (g.relu) y = simd::relu(y);
-            simd::store(c + c_low, y, all);
-          } else {
-            if (r) y = simd::add(y, simd::add(simd::load(r + c_low, low), simd::load(r + c_high, high)));
-            if (g.relu) y = simd::relu(y);
-            simd::store(c + c_low, y, low);
-            simd::store(c + c_high, y, high);
-          }
+          const int64_t at_c = (j + t) * g.c_col + c0 + base;
+          if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
+          if (g.relu) y = simd::relu(y);
+          simd::store(g.c + at_c, y, m);
         }
       }
     }

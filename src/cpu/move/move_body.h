@@ -31,15 +31,16 @@ simd::F gather_vector(const float* src, int64_t step, int64_t count) {
   if constexpr (kStep == 1) return simd::load(src, simd::first(count));
   if constexpr (kStep == 2) {
     const int64_t reach = 2 * count - 1;
-    return simd::even(simd::load(src, simd::first(reach)), simd::load(src + kL, simd::first(reach > kL ? reach - kL : 0)));
+    return simd::even(simd::load(src, simd::first(reach)),
+                      simd::load(src + kL, simd::first(reach > kL ? reach - kL : 0)));
   }
   return simd::load_step(src, step, simd::first(count));
 }
 
 // Rows are often short (7 to 58 values), so what they have in common is worked out once.
 template <int kStep>
-void gather_rows_by(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows, int64_t cols,
-                    int64_t lo, int64_t hi) {
+void gather_rows_by(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows,
+                    int64_t cols, int64_t lo, int64_t hi) {
   const int64_t count = hi - lo, whole = count / kL * kL, rest = count - whole;
   const simd::Mask tail = simd::first(rest);
   for (int64_t i = 0; i < rows; ++i, src += src_ld, dst += dst_ld) {
