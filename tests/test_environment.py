@@ -6,9 +6,10 @@ import ctypes
 import os
 import sys
 
-import fastconv as fc
 import numpy as np
 import pytest
+
+import fastconv as fc
 from helpers import run_python
 
 FE_UPWARD = 0x800  # x86's value, from <fenv.h>

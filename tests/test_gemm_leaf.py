@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fastconv as fc
 import numpy as np
 import pytest
+
+import fastconv as fc
 from helpers import integers
 
 LEAVES = [
@@ -26,7 +27,7 @@ def test_sums_in_parts(leaf: str, parts: int, rng: np.random.Generator) -> None:
 def test_refusals(rng: np.random.Generator) -> None:
     a, b = integers(rng, 2, 6), integers(rng, 6, 3)
     leaf = "gemm_f32_4x8_scalar"
-    with pytest.raises(ValueError, match="parts.*6.*4"):
+    with pytest.raises(ValueError, match=r"parts.*6.*4"):
         fc._core.gemm_by_leaf(leaf, a, b, 4)
     with pytest.raises(ValueError, match="nothing"):
         fc._core.gemm_by_leaf("nothing", a, b, 1)

@@ -12,8 +12,6 @@
 namespace fastconv {
 namespace {
 
-// ----------------------------------------------------------------------------------------------------
-
 // One vector of output pixels: which lanes exist, and for each load of a tile which lanes lie in the input row.
 template <int Loads>
 struct Strip {

@@ -38,8 +38,7 @@ void run_relu(const Plan& plan, const Operands& args, Worker& worker) {
   leaf.relu(args.src + mine.begin, args.dst + mine.begin, mine.end - mine.begin);
 }
 
-// --- batch normalisation
-// -----------------------------------------------------------------------------------------------------
+// --- batch normalisation ----------------------------------------------------------------------------------------------
 
 // NHWC: so many pixels are taken as one row of `repeat * c` channels.
 int64_t repeat_of(const Problem& p) {
@@ -93,8 +92,7 @@ void run_batch_norm(const Plan& plan, const Operands& args, Worker& worker) {
   leaf.affine_columns(args.src + pixel * c, args.dst + pixel * c, scale, shift, mine.end - pixel, c);
 }
 
-// --- layout conversion
-// -------------------------------------------------------------------------------------------------------
+// --- layout conversion ------------------------------------------------------------------------------------------------
 
 void run_convert(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;

@@ -72,8 +72,7 @@ inline void fill(float* out, int64_t n, float value) {
   if (j < n) simd::store(out + j, v, simd::first(n - j));
 }
 
-// --- first pass: rows
-// ------------------------------------------------------------------------------------------------------
+// --- first pass: rows -------------------------------------------------------------------------------------------------
 
 template <class R, int kRows>
 void fold_rows_of(const float* src, int64_t ld, int64_t rows, int64_t n, float* out) {
@@ -124,8 +123,7 @@ void rows_of_strip(const PoolCall& g, int64_t y, const Strip& s) {
   if (g.c == 1) fill(g.work + used, 2 * kL, R::kIdentity);  // load_even reads on
 }
 
-// --- second pass: columns
-// --------------------------------------------------------------------------------------------------
+// --- second pass: columns ---------------------------------------------------------------------------------------------
 
 // How kL neighbours of one output row lie in the work memory: `step` floats apart.
 struct Adjacent {
@@ -221,8 +219,7 @@ void max_pool(const PoolCall* call) {
     }
 }
 
-// --- average
-// -----------------------------------------------------------------------------------------------------------------
+// --- average ----------------------------------------------------------------------------------------------------------
 
 // Every sum is divided, not multiplied by a rounded inverse; the inverse of a power of two is exact.
 inline void divide(float* v, int64_t n, int64_t count) {

@@ -50,8 +50,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   }
 }
 
-// --- by the definition, in double
-// ----------------------------------------------------------------------------------------------
+// --- by the definition, in double -------------------------------------------------------------------------------------
 
 void configure_reference(Plan& plan, const Machine&) {
   plan.ukernel_name = "softmax_reference_scalar";
