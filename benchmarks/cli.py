@@ -92,8 +92,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the arguments say. 0: done; 2: bad arguments; 1: anything else; 130: interrupted, with what was
-    measured kept."""
+    """Does what the arguments say. 0: done; 2: bad arguments; 1: anything else.
+
+    An interrupted run keeps what was measured and returns 1, too.
+    """
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "list": _list,
@@ -126,17 +128,17 @@ def _run(args: argparse.Namespace) -> int:
             saved = True
 
     out = sys.stderr if target == "-" else sys.stdout
-    status = 0
+    status, why = 0, ""
     with _Progress() as progress:
         work = runner.Run(settings, progress.step, save)
         try:
             work.execute()
         except KeyboardInterrupt:
-            status = 130
+            status, why = 1, "interrupted"
             work.notes.append("the run was interrupted: this is what had been measured")
         except runner.WrongResultError as error:
-            status = 1
-            work.notes.append(str(error))
+            status, why = 1, str(error)
+            work.notes.append(why)
     if status:
         save(work.data())
     if status == 0 or work.rows:
@@ -144,11 +146,8 @@ def _run(args: argparse.Namespace) -> int:
     if target == "-":
         sys.stdout.write(schema.dumps(work.data()))
     sys.stdout.flush()
-    kept = f"; {len(work.rows)} rows are kept" + (f" in {target}" if saved else "")
-    if status == 130:
-        _complain("interrupted" + kept)
-    elif status:
-        _complain(work.notes[-1] + kept)
+    if status:
+        _complain(f"{why}; {len(work.rows)} rows are kept" + (f" in {target}" if saved else ""))
     return status
 
 

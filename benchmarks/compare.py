@@ -16,7 +16,7 @@ import numpy as np
 
 from .report import aligned
 from .schema import row_key
-from .verdict import Row, interval, resampled_medians, thin
+from .verdict import F64, RESAMPLES, Row, interval, resampled_medians, thin
 
 MARGIN = 0.04
 _STATISTICS = {"median": "median_ms", "min": "min_ms", "p10": "p10_ms", "p90": "p90_ms"}
@@ -79,12 +79,32 @@ def compare(a: dict[str, Any], b: dict[str, Any], margin: float = MARGIN) -> lis
 
 
 def failures(changes: list[Change], threshold: Threshold) -> list[Change]:
-    """Rows whose statistic rose by more than the threshold, and of which it is sure (95 %) that they did become
-    slower."""
+    """Rows whose statistic rose by more than the threshold, which is sure where its 95 % interval lies above it.
+
+    The verdict's margin does not matter here: a threshold below it can fail a row that is the SAME.
+    """
+    limit = 1 + threshold.fraction
     key = _STATISTICS[threshold.statistic]
-    return [
-        c for c in changes if c.other[key] / c.row[key] > 1 + threshold.fraction and c.low > 1.0 and c.verdict != "SAME"
-    ]
+    return [c for c in changes if c.other[key] / c.row[key] > limit and _low(c, threshold.statistic) > limit]
+
+
+def _low(change: Change, statistic: str) -> float:
+    """The lower end of the 95 % interval of B's statistic over A's."""
+    if statistic == "median":
+        return change.low
+    return interval(_resampled(change.other, 2, statistic) / _resampled(change.row, 1, statistic))[0]
+
+
+def _resampled(row: Row, seed: int, statistic: str) -> F64:
+    """The statistic of the samples of bursts drawn with replacement, for each of the resamplings."""
+    samples = np.asarray(row["samples_ms"], dtype=np.float64)
+    burst = min(row["burst"], len(samples))
+    bursts = samples[: len(samples) // burst * burst].reshape(-1, burst)
+    drawn = np.random.default_rng(seed).integers(0, len(bursts), (RESAMPLES, len(bursts)))
+    pooled = bursts[drawn].reshape(RESAMPLES, -1)
+    if statistic == "min":
+        return np.asarray(pooled.min(axis=1))
+    return np.asarray(np.percentile(pooled, float(statistic[1:]), axis=1))
 
 
 def geometric_mean(changes: list[Change]) -> float:

@@ -87,7 +87,12 @@ def _validate_row(row: Any, where: str) -> None:
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads and checks a file. OSError if it cannot be read, ValueError if it is no result, damaged or of another
     version."""
-    raw = Path(path).read_bytes()
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"result file not found: {os.fspath(path)!r}") from None
+    except OSError as error:
+        raise type(error)(f"result file {os.fspath(path)!r}: {error.strerror or error}") from None
     try:
         data = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:

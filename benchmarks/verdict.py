@@ -1,5 +1,4 @@
-"""The result in words: which layout and which algorithm to use here, by how much, and whether the difference is more
-than noise."""
+"""The result in words: which layout and algorithm to use here, by how much, and whether that is more than noise."""
 
 from __future__ import annotations
 
@@ -39,16 +38,36 @@ def verdict(rows: list[Row]) -> list[str]:
     ours = [row for row in rows if row["provider"] == "fastconv"]
     groups = dict.fromkeys((row["threads"], row["batch"]) for row in ours if row["kind"] in ("conv", "network"))
     lines: list[str] = []
+    choices: dict[str, list[str]] = {}  # what to use: for which threads and batch sizes
     for threads, batch in groups:
         group = [row for row in ours if (row["threads"], row["batch"]) == (threads, batch)]
         where = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
-        lines += _network_words(group, where)
-        lines += _layer_words([row for row in group if row["kind"] == "conv"], where)
-    return lines or ["Nothing was measured that could be compared."]
+        network = sorted((row for row in group if row["kind"] == "network"), key=lambda row: float(row["median_ms"]))
+        layers = [row for row in group if row["kind"] == "conv"]
+        if layers:
+            lines += _network_words(network, where)
+            words, choice, layout = _layer_words(layers, where)
+            if layout and len(network) > 1 and network[0]["layout"] != layout and _worth(network[0], network[1]):
+                words[-1] += f" End to end, {network[0]['layer']} is faster in {network[0]['layout']}."
+            lines += words
+        else:
+            lines.append(_network_choice(network, where))
+            choice = _name(network[0], " with ")
+        choices.setdefault(choice, []).append(where)
+    if not groups:
+        return ["Nothing was measured that could be compared."]
+    if len(groups) > 1:
+        if len(choices) == 1:
+            ((choice, places),) = choices.items()
+            lines.append(f"Use {choice} here, in all that was measured: {'; '.join(places)}.")
+        else:
+            parts = [f"{choice} for {' and for '.join(places)}" for choice, places in choices.items()]
+            lines.append(f"Use here: {'; '.join(parts)}.")
+    return lines
 
 
-def _network_words(group: list[Row], where: str) -> list[str]:
-    rows = sorted((row for row in group if row["kind"] == "network"), key=lambda row: float(row["median_ms"]))
+def _network_words(rows: list[Row], where: str) -> list[str]:
+    """The network end to end, beside the layers; rows from fast to slow."""
     if len(rows) < 2:
         return []
     times = ", ".join(f"{_name(row)} {row['median_ms']:.2f} ms" for row in rows)
@@ -58,12 +77,50 @@ def _network_words(group: list[Row], where: str) -> list[str]:
     return [f"{rows[0]['layer']} end to end ({where}): {times}: {difference}"]
 
 
-def _layer_words(rows: list[Row], where: str) -> list[str]:
-    """Sums over the layers, each weighted by its repeat count, of every way that ran on all of them."""
+def _network_choice(rows: list[Row], where: str) -> str:
+    """What to use where nothing but the network was measured; rows from fast to slow."""
+    best = rows[0]
+    only = _only(rows)
+    words = (
+        f"Use {_name(best, ' with ')} here ({where}{only}): {best['layer']} end to end takes {best['median_ms']:.2f} ms"
+    )
+    if len(rows) == 1:
+        return words + ("." if only else "; there was nothing else to compare it with.")
+    fast = resampled_medians(best, 1)
+    ratios = [(row, resampled_medians(row, 2) / fast) for row in rows[1:]]
+    others = "; ".join(f"{_name(row)} {row['median_ms']:.2f} ms ({_factor(*interval(r))})" for row, r in ratios)
+    return f"{words}; {others}.{_doubt(_name(rows[1]), ratios[0][1], thin(rows[:2]))}"
+
+
+def _only(rows: list[Row]) -> str:
+    layouts = dict.fromkeys(str(row["layout"]) for row in rows)
+    return f"; only {next(iter(layouts))} was measured" if len(layouts) == 1 else ""
+
+
+def _doubt(second: str, ratios: F64, unsure: bool) -> str:
+    """A sentence on how little the choice may matter; empty where it does."""
+    if unsure:
+        return " Too few samples to be sure: give it more time with --max-time."
+    low, _ = interval(ratios)
+    if low <= 1.0:
+        return f" {second} is within the noise of it: either will do."
+    if low <= 1.0 + WORTH:
+        return f" The difference from {second} is too small to matter: either will do."
+    return ""
+
+
+def _worth(fast: Row, slow: Row) -> bool:
+    ratios = resampled_medians(slow, 2) / resampled_medians(fast, 1)
+    return not thin([fast, slow]) and interval(ratios)[0] > 1.0 + WORTH
+
+
+def _layer_words(rows: list[Row], where: str) -> tuple[list[str], str, str]:
+    """Sums over the layers, each weighted by its repeat count, of every way that ran on all of them.
+
+    Returns sentences, the last of which says what to use; that in two words; and its layout, if it has one.
+    """
     layers = dict.fromkeys(row["layer"] for row in rows)
     ways = dict.fromkeys((row["layout"], row["algorithm"]) for row in rows)
-    if not rows:
-        return []
     totals: dict[tuple[str, str], F64] = {}
     partial: list[str] = []
     for layout, algorithm in ways:
@@ -91,24 +148,27 @@ def _layer_words(rows: list[Row], where: str) -> list[str]:
         )
     if partial:
         lines.append(f"Left out of the sums: {'; '.join(partial)}.")
+    only = _only(rows)
+    if not totals and not mixed:
+        words = f"Use the fastest row of each layer ({where}{only}): no layout runs all of the {len(layers)} layers."
+        return [*lines, words], "the fastest row of each layer", ""
     if not totals:
-        return [*lines, f"No single algorithm ran on all layers ({where}): choose per layer from the table."]
+        best_layout = min(mixed, key=lambda layout: float(np.median(mixed[layout])))
+        choice = f"{best_layout} with the fastest algorithm of each layer"
+        words = f"Use {choice} here ({where}{only}): {of} take {np.median(mixed[best_layout]):.2f} ms"
+        return [*lines, f"{words}; no single algorithm runs them all."], choice, best_layout
     order = sorted(totals, key=lambda way: float(np.median(totals[way])))
     best = order[0]
-    words = f"Use {' with '.join(best)} here ({where}): {of} take {np.median(totals[best]):.2f} ms"
+    choice = " with ".join(best)
+    words = f"Use {choice} here ({where}{only}): {of} take {np.median(totals[best]):.2f} ms"
     if len(order) == 1:
-        return [*lines, words + "; there was nothing else to compare it with."]
+        return [*lines, words + "; there was nothing else to compare it with."], choice, best[0]
     others = []
     for way in order[1:]:
         low, high = interval(totals[way] / totals[best])
         others.append(f"{' '.join(way)} {np.median(totals[way]):.2f} ms ({_factor(low, high)})")
-    lines.append(f"{words}; {'; '.join(others)}.")
-    low, _ = interval(totals[order[1]] / totals[best])
-    if thin(rows):
-        lines[-1] = lines[-1][:-1] + ". Too few samples to be sure: give it more time with --max-time."
-    elif low <= 1.0 + WORTH:
-        lines[-1] = lines[-1][:-1] + f". {' with '.join(order[1])} is within the noise of it: either will do."
-    return lines
+    doubt = _doubt(" with ".join(order[1]), totals[order[1]] / totals[best], thin(rows))
+    return [*lines, f"{words}; {'; '.join(others)}.{doubt}"], choice, best[0]
 
 
 def _best_rows(rows: list[Row], layout: str) -> list[Row]:
@@ -136,7 +196,9 @@ def _difference(winner: str, fast: F64, slow: F64, unsure: bool) -> str:
         return f"{winner} is {np.median(slow / fast):.2f} times as fast, from too few samples to be sure."
     low, high = interval(slow / fast)
     if low <= 1.0 + WORTH:
-        return f"the difference is within the noise ({_factor(low, high)})."
+        return (
+            f"the difference is {'within the noise' if low <= 1.0 else 'too small to matter'} ({_factor(low, high)})."
+        )
     return f"{winner} is {np.median(slow / fast):.2f} times as fast (95 % sure of {low:.2f} to {high:.2f})."
 
 
@@ -144,5 +206,5 @@ def _factor(low: float, high: float) -> str:
     return f"{low:.2f} to {high:.2f} times the time"
 
 
-def _name(row: Row) -> str:
-    return str(row["layout"]) if row["algorithm"] == "auto" else f"{row['layout']} {row['algorithm']}"
+def _name(row: Row, between: str = " ") -> str:
+    return str(row["layout"]) if row["algorithm"] == "auto" else f"{row['layout']}{between}{row['algorithm']}"

@@ -654,3 +654,28 @@ def test_hostile_arguments_never_crash() -> None:
         pytest.fail(f"hangs in {last}")
     last = done.stdout.splitlines()[-1:]
     assert (done.returncode, last) == (0, ["done"]), f"ends in {last}: {done.stderr[-1000:]}"
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2, 3]), np.array(1.5), np.ones((2, 2)), [1, 2.0]], ids=repr)
+def test_what_is_no_whole_number_is_named(value: Any) -> None:
+    """NumPy's own words would not say which argument it is."""
+    for name, make in (
+        ("groups", lambda: call("conv2d", groups=value)),
+        ("dim", lambda: call("softmax", dim=value)),
+        ("divisor_override", lambda: call("avg_pool2d", divisor_override=value)),
+        ("n", lambda: fc.set_num_threads(value)),
+    ):
+        refused(TypeError, (f"{name} must be an integer",), make)
+
+
+def test_arrays_as_padding_and_stride() -> None:
+    """As the lists that they hold."""
+    x, w = np.ones((1, 4, 8, 9), np.float32), np.ones((6, 4, 3, 3), np.float32)
+    for padding in ([[1, 0], [2, 1]], [1, 2], [[0, 0], [0, 0]]):
+        expected = fc.conv2d(x, w, padding=padding)  # type: ignore[arg-type]
+        assert np.array_equal(fc.conv2d(x, w, padding=np.array(padding)), expected)  # type: ignore[arg-type]
+    strided = fc.conv2d(x, w, stride=np.array([2, 1]))  # type: ignore[arg-type]
+    assert np.array_equal(strided, fc.conv2d(x, w, stride=(2, 1)))
+    refused(ValueError, ("padding",), lambda: fc.conv2d(x, w, padding=np.ones((2, 3), int)))  # type: ignore[arg-type]
+    refused(TypeError, ("padding",), lambda: fc.conv2d(x, w, padding=np.ones((2, 2, 2), int)))  # type: ignore[arg-type]
+    refused(TypeError, ("padding",), lambda: fc.conv2d(x, w, padding=np.ones((2, 2))))  # type: ignore[arg-type]

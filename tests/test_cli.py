@@ -163,7 +163,8 @@ def test_one_bad_picture_among_good_ones_prints_nothing_else(tmp_path: Path, wei
 
 
 def test_bad_weight_files(tmp_path: Path, weights: Path) -> None:
-    assert_fails(run("classify", "--weights", tmp_path / "none.pth"), 1, "none.pth")
+    assert_fails(run("classify", "--weights", tmp_path / "none.pth"), 1, "weight file not found", "none.pth'")
+    assert_fails(run("classify", "--weights", ""), 1, "fastconv: weight file not found: ''")
     text = tmp_path / "text.pth"
     text.write_text("not weights\n" * 100)
     assert_fails(run("classify", "--weights", text), 1, "text.pth")
@@ -173,7 +174,9 @@ def test_bad_weight_files(tmp_path: Path, weights: Path) -> None:
     assert_fails(
         run("classify", "--weights", weights, "--model", "resnet50"), 1, "layer1.0.downsample.0.weight", "resnet18.npz"
     )
-    assert_fails(run("classify", "--weights", tmp_path), 1, str(tmp_path))
+    assert_fails(run("classify", "--weights", tmp_path), 1, "directory", str(tmp_path))
+    assert_fails(run("bench", "compare", tmp_path / "a.json", tmp_path), 1, "result file not found", "a.json'")
+    assert_fails(run("bench", "report", tmp_path), 1, "directory", str(tmp_path))
 
 
 # --- exit 2, one line -----------------------------------------------------------------------------------------------
@@ -184,7 +187,14 @@ def test_bad_weight_files(tmp_path: Path, weights: Path) -> None:
     [
         ([], ["required", "info|classify|summary|bench"]),
         (["nonsense"], ["nonsense"]),
-        (["--nonsense"], []),
+        (["--nonsense"], ["--nonsense"]),
+        (["--nonsense", "info"], ["--nonsense"]),
+        (["--versio"], ["--versio"]),
+        (["info", "--js"], ["--js"]),
+        (["classify", "--lay", "NHWC"], ["--lay"]),
+        (["summary", "resnet50", "--bat", "2"], ["--bat"]),
+        (["bench", "--sui=quick"], ["--sui"]),
+        (["bench", "compare", "a", "b", "--mar", "1%"], ["--mar"]),
         (["info", "extra"], ["extra"]),
         (["summary"], ["MODEL"]),
         (["summary", "vgg16"], ["vgg16"]),
@@ -201,6 +211,53 @@ def test_bad_arguments(arguments: list[str], words: list[str]) -> None:
     assert_fails(run(*arguments), 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "yes"),
+    [
+        (["-m", "info"], ["python", "-m", "fastconv", "info"], True),
+        (["-m"], ["python", "-X", "dev", "-mfastconv"], True),
+        (["-m", "-m", "fastconv"], ["python", "-m", "other", "-m", "fastconv"], False),
+        (["/usr/bin/fastconv", "info"], ["python", "/usr/bin/fastconv", "info"], True),
+        (["fastconv.exe"], ["python", "fastconv.exe"], True),
+        (["fastconv.py"], ["python", "fastconv.py"], False),
+        (["mine.py", "-m", "fastconv"], ["python", "mine.py", "-m", "fastconv"], False),
+        (["-c", "-m", "fastconv"], ["python", "-c", "import fastconv", "-m", "fastconv"], False),
+        ([""], ["python"], False),
+        ([], ["python"], False),
+    ],
+)
+def test_who_is_the_command(argv: list[str], orig_argv: list[str], yes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    assert fc._on_command_line() is yes
+
+
+def test_a_bad_environment_is_one_line_for_the_command_only(tmp_path: Path) -> None:
+    environment = {**os.environ, "FASTCONV_MAX_ISA": "sse9"}
+    script = tmp_path / "fastconv.py"
+    script.write_text("import sys; del sys.path[0]; sys.argv.clear() if sys.argv[1:] else None; import fastconv")
+    for words, traceback in (
+        (["-m", "fastconv", "info"], False),
+        ([str(script)], True),
+        ([str(script), "without arguments"], True),
+    ):
+        command = [sys.executable, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) is traceback, done.stderr
+        assert "FASTCONV_MAX_ISA" in done.stderr
+
+
+def test_import_leaves_the_environment_alone() -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    clean = {k: v for k, v in os.environ.items() if k not in names}
+    code = f"import os, fastconv; print([os.environ.get(name) for name in {names!r}])"
+    for given in ({}, {"KMP_BLOCKTIME": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "3"}):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={**clean, **given})
+        assert done.stdout.strip() == str([given.get(name) for name in names])
+
+
 # --- within this process --------------------------------------------------------------------------------------------
 
 
@@ -214,7 +271,7 @@ def raises(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (KeyboardInterrupt(), 130, "fastconv: interrupted"),
+        (KeyboardInterrupt(), 1, "fastconv: interrupted"),
         (RuntimeError("one\n\n  two"), 1, "fastconv: one two"),
         (AssertionError(), 1, "fastconv: AssertionError"),
         (MemoryError("12 TB"), 1, "fastconv: out of memory 12 TB"),
@@ -281,7 +338,8 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
 def test_interrupt_is_one_line() -> None:
     program = (
-        "import sys; from fastconv import cli, image\n"
+        "import signal, sys; from fastconv import cli, image\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a background job
         "print('ready', flush=True)\n"
         "sys.exit(cli.main(['classify', '--model', 'resnet152', *[image.sample_path()] * 3000]))\n"
     )
@@ -294,7 +352,7 @@ def test_interrupt_is_one_line() -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, out, err) == (130, "", "fastconv: interrupted\n")
+    assert (process.returncode, out, err) == (1, "", "fastconv: interrupted\n")
 
 
 def test_ascii_terminal(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from helpers import (
 )
 
 PLAN_KEYS = {"op", "algorithm", "ukernel", "isa", "packed_bytes", "workspace_bytes", "conversions", "refused"}
-OPS = ["conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "relu", "softmax", "batch_norm"]
+OPS = ["conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "relu", "softmax", "batch_norm"]
 
 RUN_ONE = """
 import numpy as np, fastconv as fc
@@ -57,7 +57,7 @@ def test_kernels_of_one_op(op: str) -> None:
 def test_kernels_of_an_unknown_op() -> None:
     with pytest.raises(ValueError, match="conv3d") as caught:
         fc.kernels("conv3d")
-    assert "conv2d" in str(caught.value), "the message lists what is known"
+    assert "conv2d" in str(caught.value) and "linear" in str(caught.value), "the message lists what is known"
 
 
 def test_rows_are_the_callers_own() -> None:
@@ -117,7 +117,7 @@ def test_explain_other_ops(layout: str, rng: np.random.Generator) -> None:
     for op, plan in plans.items():
         assert plan["op"] == op
         assert {"algorithm", "isa"} <= set(plan)
-    assert fc.explain("linear", np.ones((2, 5), np.float32), np.ones((3, 5), np.float32))["op"] in ("linear", "conv2d")
+    assert fc.explain("linear", np.ones((2, 5), np.float32), np.ones((3, 5), np.float32))["op"] == "linear"
 
 
 def test_explain_raises_as_the_call_would() -> None:
@@ -128,6 +128,110 @@ def test_explain_raises_as_the_call_would() -> None:
         fc.explain("conv2d", x, w[:, :3], algorithm="fft")
     with pytest.raises(ValueError, match="conv3d"):
         fc.explain("conv3d", x, w)
+
+
+BAD_CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 3), (5,)), {}, ValueError, "bias.*4.*5"),
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 3), (4, 1)), {}, ValueError, "bias"),
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 3)), {"residual": (1, 4, 8, 8)}, ValueError, "residual.*6, 6.*8, 8"),
+    ("conv2d", ((1, 3, 0, 8), (4, 3, 3, 3)), {}, ValueError, "input.*height 0"),
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 0)), {}, ValueError, "weight"),
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 3)), {"padding": np.ones((3, 2), int)}, ValueError, "padding"),
+    ("conv2d", ((1, 3, 8, 8), (4, 3, 3, 3)), {"stride": np.ones((2, 2), int)}, TypeError, "stride"),
+    ("max_pool2d", ((1, 3, 0, 8), 2), {}, ValueError, "input"),
+    ("max_pool2d", ((1, 3, 8, 8), 2), {"return_indices": 1}, TypeError, "return_indices"),
+    ("avg_pool2d", ((1, 3, 8, 8), 2), {"divisor_override": 0}, ValueError, "divisor_override"),
+    ("avg_pool2d", ((1, 3, 8, 8), 2), {"count_include_pad": 1}, TypeError, "count_include_pad"),
+    ("adaptive_avg_pool2d", ((1, 3, 8, 8), 0), {}, ValueError, "output_size"),
+    ("batch_norm", ((1, 3, 8, 8), (3,), (4,)), {}, ValueError, "running_var.*3.*4"),
+    ("batch_norm", ((1, 3, 8, 8), (3,), (3,)), {"weight": (3, 1)}, ValueError, "weight"),
+    ("batch_norm", ((1, 3, 8, 8), (3,), (3,)), {"eps": "small"}, TypeError, "eps"),
+    ("softmax", ((),), {}, ValueError, "dimension"),
+    ("softmax", ((3, 4), 2), {}, ValueError, "dim"),
+    ("softmax", ((3, 0),), {}, ValueError, "input"),
+    ("relu", ((3, 0),), {}, ValueError, "input"),
+    ("linear", ((), (3, 4)), {}, ValueError, "input"),
+    ("linear", ((2, 5), (3, 4)), {}, ValueError, "5.*4"),
+    ("linear", ((2, 4), (3, 4), (4,)), {}, ValueError, "bias.*3.*4"),
+    ("linear", ((2, 4), ()), {}, ValueError, "weight"),
+    ("convert_layout", ((1, 3, 8, 8), "NCHW", "CHWN"), {}, ValueError, "target.*CHWN"),
+]
+
+
+@pytest.mark.parametrize(("op", "shapes", "options", "error", "words"), BAD_CALLS)
+def test_explain_refuses_what_the_call_refuses(
+    op: str, shapes: tuple[Any, ...], options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    def array(value: Any) -> Any:
+        return np.zeros(value, np.float32) if isinstance(value, tuple) else value
+
+    messages = []
+    arrays = [array(v) for v in shapes], {name: array(v) for name, v in options.items()}
+    for call in (
+        lambda: fc.explain(op, *shapes, **options),
+        lambda: fc.explain(op, *arrays[0], **arrays[1]),
+        lambda: getattr(fc, op)(*arrays[0], **arrays[1]),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            call()
+        messages.append(str(caught.value))
+    assert len(set(messages)) == 1
+
+
+@pytest.mark.parametrize("op", [*OPS, "convert_layout"])
+@pytest.mark.parametrize("how", ["missing", "extra", "unknown", "twice"])
+def test_explain_binds_arguments_as_the_function(op: str, how: str) -> None:
+    given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+        "missing": ((), {}),
+        "extra": ((np.ones((1, 2, 4, 4), np.float32),) * 12, {}),
+        "unknown": ((np.ones((1, 2, 4, 4), np.float32), 2, 2), {"strides": 1}),
+        "twice": ((np.ones((1, 2, 4, 4), np.float32),), {"input": 1}),
+    }
+    args, kwargs = given[how]
+    with pytest.raises(TypeError):
+        getattr(fc, op)(*args, **kwargs)
+    with pytest.raises(TypeError, match=f"^{op}: "):
+        fc.explain(op, *args, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int64", ">f4"])
+def test_explain_names_the_dtype(dtype: str) -> None:
+    x, w, b = np.zeros((1, 3, 8, 8), np.float32), np.zeros((4, 3, 3, 3), np.float32), np.zeros(4, np.float32)
+    for name in ("input", "weight", "bias", "residual", "out"):
+        given: dict[str, Any] = {"input": x, "weight": w, "bias": b, "residual": None, "out": None}
+        given[name] = (np.zeros((1, 4, 6, 6), np.float32) if given[name] is None else given[name]).astype(dtype)
+        for call in (fc.conv2d, lambda **options: fc.explain("conv2d", **options)):
+            with pytest.raises(TypeError, match=f"{name} must be float32, got {dtype}"):
+                call(**given)
+    with pytest.raises(TypeError, match="input"):
+        fc.explain("relu", np.float32(3))
+    with pytest.raises(TypeError, match="input"):
+        fc.explain("relu", 3)
+    with pytest.raises(ValueError, match="input"):
+        fc.explain("relu", (3, -1))
+
+
+def test_explain_takes_what_the_call_takes() -> None:
+    """Forms that only the functions knew: None for an extent, `out`, an array as padding, a batch of none."""
+    x = np.zeros((2, 3, 8, 6), np.float32)
+    assert fc.explain("adaptive_avg_pool2d", x, None)["output_shape"] == (2, 3, 8, 6)
+    assert fc.explain("adaptive_avg_pool2d", x, (None, 2))["output_shape"] == (2, 3, 8, 2)
+    w = np.zeros((4, 3, 3, 3), np.float32)
+    padding = np.array([[1, 0], [2, 3]])
+    plan = fc.explain("conv2d", x, w, padding=padding, out=np.zeros((2, 4, 7, 9), np.float32))
+    assert plan["output_shape"] == (2, 4, 7, 9) == fc.conv2d(x, w, padding=padding).shape
+    assert plan["output_shape"] == fc.explain("conv2d", x, w, padding=padding.tolist())["output_shape"]
+    with pytest.raises(ValueError, match="out must have shape"):
+        fc.explain("conv2d", x, w, padding=padding, out=x)
+    assert fc.explain("conv2d", (0, 3, 8, 8), w)["output_shape"] == (0, 4, 6, 6)
+    assert fc.explain("avg_pool2d", x, 2, divisor_override=3)["op"] == "avg_pool2d"
+    assert fc.explain("linear", (4, 2, 5), (3, 5))["algorithm"] in ("direct", "im2col")
+
+
+def test_explain_takes_torch_tensors(torch: Any) -> None:
+    assert fc.explain("relu", torch.zeros(3))["op"] == "relu"
+    with pytest.raises(TypeError, match="input must be float32, got bfloat16"):
+        fc.explain("relu", torch.zeros(3, dtype=torch.bfloat16))
 
 
 def test_explain_computes_nothing() -> None:
@@ -195,6 +299,10 @@ for layout, channels, size in itertools.product(("NCHW", "NHWC"), (1, 7, 16, 37)
         arguments, more = (1,), {{}}
         ref.assert_softmax_close(fc.softmax(x, 1), x, 1)
         ref.assert_softmax_close(fc.softmax(x, -1), x, -1)
+    elif op == "linear":
+        weight, bias = integers(rng, 19, x.shape[-1]), integers(rng, 19)
+        arguments, more = (weight, bias), {{}}
+        ref.assert_exact(fc.linear(x, *arguments), ref.linear(x, *arguments))
     plan = fc.explain(op, x, *arguments, **more)
     assert (plan["kernel"], plan["isa"]) == (driver, {isa!r}), plan
 """

@@ -15,6 +15,8 @@ import fastconv as fc
 import reference as ref
 from helpers import MEMORY_FORMS, WRITABLE_FORMS, Array, integers
 
+NUMPY = tuple(int(part) for part in np.__version__.split(".")[:3] if part.isdigit())
+
 
 @dataclass(frozen=True)
 class Call:
@@ -253,11 +255,18 @@ def test_any_dlpack_object(call: Call, producer: type[OnlyDLPack]) -> None:
 
 
 @every_call
+@pytest.mark.skipif(NUMPY < (2, 2, 5), reason="NumPy before 2.2.5 reads through DLPack what it may not write")
 def test_dlpack_out(call: Call) -> None:
     memory = np.zeros(call.expected.shape, np.float32)
     out = OnlyDLPack(memory)
     assert call(out=out) is out
     ref.assert_exact(memory, call.expected)
+
+
+def test_an_output_that_numpy_may_not_write_is_an_error() -> None:
+    """A producer from before DLPack 1.0 cannot say that its memory may be written."""
+    with pytest.raises(ValueError, match=r"out is read-only.*DLPack.*pass a NumPy array"):
+        fc.relu(np.ones(3, np.float32), out=OldDLPack(np.zeros(3, np.float32)))
 
 
 def test_dlpack_strides(rng: np.random.Generator) -> None:
@@ -401,10 +410,45 @@ def test_torch_tensors_that_cannot_be_shared(torch: Any) -> None:
         (torch.float16, "float16"),
         (torch.int64, "int64"),
     ):
-        with pytest.raises(TypeError, match=f"input.*{name}"):
+        with pytest.raises(TypeError, match=f"^input must be float32, got {name}$"):
             fc.relu(torch.zeros(3, dtype=dtype))
+        with pytest.raises(TypeError, match=f"^out must be float32, got {name}$"):
+            fc.relu(torch.zeros(3), out=torch.zeros(3, dtype=dtype))
     with pytest.raises((TypeError, ValueError), match=r"(?i)input.*meta"):
         fc.relu(torch.zeros(3, device="meta"))
+
+
+def test_torch_out_does_not_go_through_dlpack(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older NumPys mark what they read through DLPack as read-only."""
+    real = np.from_dlpack
+
+    def read_only(x: Any) -> Array:
+        array = real(x)
+        array.flags.writeable = False
+        return array
+
+    monkeypatch.setattr(np, "from_dlpack", read_only)
+    out = torch.zeros(3)
+    assert fc.relu(torch.ones(3), out=out) is out
+    assert out.tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"out is read-only.*DLPack.*NumPy array"):
+        fc.relu(np.ones(3, np.float32), out=OnlyDLPack(np.zeros(3, np.float32)))
+    grad = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"out.*detach"):
+        fc.relu(torch.ones(3), out=grad)
+
+
+def test_torch_subclasses_come_back_as_torch(torch: Any) -> None:
+    class Mine(torch.Tensor):  # type: ignore[misc, name-defined]
+        pass
+
+    x = torch.arange(-2.0, 2.0).as_subclass(Mine)
+    result = fc.relu(x)
+    assert isinstance(result, torch.Tensor) and result.tolist() == [0, 0, 0, 1]
+    out = torch.zeros(4).as_subclass(Mine)
+    assert fc.relu(x, out=out) is out and out.tolist() == [0, 0, 0, 1]
+    parameter = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    assert isinstance(fc.relu(parameter), torch.Tensor)
 
 
 def test_torch_parameters(torch: Any, rng: np.random.Generator) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import threading
+import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,6 +19,7 @@ import pytest
 import fastconv as fc
 import reference as ref
 from cases import CONV_CASES, DEPTHWISE_CASES, GROUPED_CASES, case_id
+from fastconv import layers
 from helpers import MEMORY_FORMS, conv_data, cpu_conv_kernels, explain_conv, integers, kernel_id, max_isa, normal
 from test_conv2d import ACCEPT_ALL, skip_if_unsupported
 
@@ -192,3 +198,207 @@ def test_errors_of_a_call(layout: str) -> None:
         layer(np.zeros((1, 3, 8, 8)))
     with pytest.raises(ValueError, match="input"):
         layer(np.zeros((8, 8), np.float32))
+
+
+# --- explain, the programs kept ---------------------------------------------------------------------------------------
+
+
+def test_explain_is_of_the_last_call_that_succeeded(rng: np.random.Generator) -> None:
+    conv = fc.Conv2d(normal(rng, 4, 3, 3, 3), padding=1)
+    with pytest.raises(ValueError, match="input shape"):
+        conv.explain()
+    asked = conv.explain((2, 3, 9, 9))
+    assert asked["output_shape"] == (2, 4, 9, 9)
+    with pytest.raises(ValueError, match="input shape"):
+        conv.explain()
+    conv(normal(rng, 1, 3, 6, 6))
+    conv.explain((2, 3, 9, 9))
+    with pytest.raises(ValueError, match="input"):
+        conv(normal(rng, 1, 5, 9, 9))
+    with pytest.raises(ValueError, match="out"):
+        conv(normal(rng, 1, 3, 8, 8), out=np.zeros(3, np.float32))
+    assert conv.explain()["output_shape"] == (1, 4, 6, 6)
+    other = fc.Conv2d(normal(rng, 4, 3, 3, 3), padding=1)
+    other(normal(rng, 1, 3, 6, 6))
+    for size in range(10, 10 + 2 * layers.MAX_PROGRAMS):  # the program of the call is long gone from the cache
+        other.explain((1, 3, size, 5))
+    assert other.explain()["output_shape"] == (1, 4, 6, 6)
+    assert len(other._programs) == layers.MAX_PROGRAMS
+
+
+def test_explain_judges_the_shape(rng: np.random.Generator) -> None:
+    conv, line = fc.Conv2d(normal(rng, 4, 3, 3, 3)), fc.Linear(normal(rng, 4, 7))
+    for layer in (conv, fc.MaxPool2d(2), fc.AvgPool2d(2)):
+        for bad, error in (((3, 4), ValueError), ((1, 3, 8, -1), ValueError), (8, TypeError), (("8",) * 4, TypeError)):
+            with pytest.raises(error, match="input"):
+                layer.explain(bad)
+    for bad, error in (((2, 6), ValueError), ((), ValueError), ((2, 0, 7), ValueError), (7, TypeError)):
+        with pytest.raises(error, match="input_shape"):
+            line.explain(bad)
+    assert line.explain((2, 3, 7))["op"] == "linear"
+    line(normal(rng, 7))
+    assert line.explain()["op"] == "linear"
+    assert conv.explain(normal(rng, 1, 3, 6, 6))["output_shape"] == (1, 4, 4, 4)
+    for residual in (False, True):
+        same = fc.explain("conv2d", (1, 3, 6, 6), (4, 3, 3, 3), residual=(1, 4, 4, 4) if residual else None)
+        assert conv.explain((1, 3, 6, 6), residual=residual)["problem"] == same["problem"]
+    assert len(conv._programs) == 2, "one with a residual, one without"
+    with pytest.raises(TypeError, match="residual"):
+        conv.explain((1, 3, 6, 6), residual=1)
+
+
+def test_options_cannot_be_changed_from_outside(rng: np.random.Generator) -> None:
+    padding: Any = [[1, 0], [2, 1]]
+    algorithm = ["im2col"]
+    x, w = normal(rng, 1, 3, 6, 6), normal(rng, 4, 3, 3, 3)
+    conv, pool = fc.Conv2d(w, padding=padding, algorithm=algorithm), fc.MaxPool2d(4, 1, padding)
+    array = np.array([[1, 0], [2, 1]])
+    same = fc.Conv2d(w, padding=array)
+    before = [layer(x) for layer in (conv, pool, same)]
+    padding[0][0], algorithm[0], array[0, 0] = 0, "direct", 0
+    for layer, y in zip((conv, pool, same), before, strict=True):
+        ref.assert_exact(layer(np.concatenate([x, x]))[:1], y)
+        assert "((1, 0), (2, 1))" in repr(layer)
+    ref.assert_exact(before[2], fc.conv2d(x, w, padding=((1, 0), (2, 1))))
+    assert conv.explain((1, 3, 7, 7))["algorithm"] == "im2col"
+
+
+def test_threads_that_meet_a_shape_together_build_once(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = fc._core.Program, []
+
+    def slow() -> Any:
+        made.append(threading.get_ident())
+        time.sleep(0.2)
+        return real()
+
+    monkeypatch.setattr(fc._core, "Program", slow)
+    x = normal(rng, 2, 6, 8, 8)
+    for layer, data in (
+        (fc.Conv2d(normal(rng, 4, 6, 3, 3)), x),
+        (fc.MaxPool2d(2), x),
+        (fc.Linear(normal(rng, 4, 8)), x),
+    ):
+        made.clear()
+        start = threading.Barrier(4)
+
+        def call(_: int, layer: Any = layer, data: Any = data, start: Any = start) -> Any:
+            start.wait()
+            return layer(data)
+
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(call, range(4)))
+        assert len(made) == 1
+        assert all(np.array_equal(y, results[0]) for y in results)
+
+
+def test_a_failed_build_keeps_nothing(rng: np.random.Generator) -> None:
+    layer = fc.Conv2d(normal(rng, 4, 3, 3, 3), algorithm="conv_direct_depthwise")
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match="depthwise"):
+            layer(normal(rng, 1, 3, 6, 6))
+    assert len(layer._programs) == 0
+
+
+@pytest.mark.parametrize("name", ["direct", "conv_direct", "conv_im2col", "reference"])
+def test_drivers_are_names_everywhere(name: str, rng: np.random.Generator) -> None:
+    x, w = normal(rng, 1, 3, 6, 6), normal(rng, 4, 3, 3, 3)
+    layer = fc.Conv2d(w, algorithm=name)
+    ref.assert_exact(layer(x), fc.conv2d(x, w, algorithm=name))
+    assert name in (layer.explain()["algorithm"], layer.explain()["kernel"])
+    assert fc.models.resnet18(num_classes=3, algorithm=name).algorithm == name
+    for call in (
+        lambda: fc.conv2d(x, w, algorithm="fft"),
+        lambda: fc.Conv2d(w, algorithm=["direct", "fft"]),
+        lambda: fc.explain("conv2d", x, w, algorithm="fft"),
+        lambda: fc.models.resnet18(algorithm="fft"),
+    ):
+        with pytest.raises(ValueError, match=r"must be one of 'auto', 'direct', 'im2col'.*; got 'fft'$") as e:
+            call()
+        assert "conv_" not in str(e.value), "drivers are for tests; the message lists the public names"
+
+
+# --- the warning ------------------------------------------------------------------------------------------------------
+
+# Too large for direct's scratch and for im2col's patch, and yet a million multiply-adds.
+SLOW_C = (1 << 18) + 1
+
+
+def slow_problem() -> tuple[Any, Any, dict[str, Any]]:
+    x, w = np.ones((1, SLOW_C, 1, 1), np.float32), np.ones((1, SLOW_C, 2, 2), np.float32)
+    return x, w, {"padding": 4, "dilation": 8}
+
+
+def warned(call: Callable[[], Any]) -> list[Any]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [w for w in caught if issubclass(w.category, fc.PerformanceWarning)]
+
+
+def here() -> int:
+    frame = inspect.currentframe()
+    assert frame is not None and frame.f_back is not None
+    return frame.f_back.f_lineno
+
+
+def test_the_warning_is_for_auto_alone() -> None:
+    x, w, options = slow_problem()
+    assert fc.explain("conv2d", x, w, **options)["algorithm"] == "reference"
+    for algorithm, expected in (
+        ("auto", 1),
+        (["direct", "auto"], 1),
+        (["auto", "reference"], 1),
+        ("reference", 0),
+        ("conv_reference", 0),
+        (["reference", "auto"], 0),
+        (["im2col", "conv_reference", "auto"], 0),
+    ):
+        layer = fc.Conv2d(w, algorithm=algorithm, **options)
+        assert len(warned(partial(fc.conv2d, x, w, algorithm=algorithm, **options))) == expected, algorithm
+        assert len(warned(partial(layer, x))) == expected, algorithm
+        assert len(warned(partial(layer.explain, x))) == 0
+
+
+def test_the_warning_points_at_the_callers_line() -> None:
+    x, w, options = slow_problem()
+    (caught,) = warned(lambda: fc.conv2d(x, w, **options))
+    assert (caught.filename, caught.lineno) == (__file__, here() - 1)
+    layer = fc.Conv2d(w, **options)
+    (caught,) = warned(lambda: layer(x))
+    assert (caught.filename, caught.lineno) == (__file__, here() - 1)
+
+
+def test_every_layer_is_warned_of() -> None:
+    """By default a line is warned of once; that line must be the user's, or the second layer would go unnoticed."""
+    x, w, options = slow_problem()
+    first, second = fc.Conv2d(w, **options), fc.Conv2d(w, **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            first(x)
+        second(x)
+    assert len([w for w in caught if issubclass(w.category, fc.PerformanceWarning)]) == 2
+
+
+def test_networks_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = fc.models.resnet18(num_classes=3)
+    x = np.zeros((1, 32, 32, 3), np.float32)
+    assert warned(lambda: net(x)) == []
+    monkeypatch.setattr(fc._programs, "fell_back", lambda algorithm, names: "auto" in names)
+    net = fc.models.resnet18(num_classes=3)
+    (caught,) = warned(lambda: net(x))
+    assert (caught.filename, caught.lineno) == (__file__, here() - 1)
+    picture = np.zeros((40, 40, 3), np.uint8)
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    (caught,) = warned(lambda: net.predict(picture))
+    assert (caught.filename, caught.lineno) == (__file__, here() - 1)
+    assert "resnet18" in str(caught.message)
+
+
+def test_the_environment_is_no_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fc._programs.fell_back("reference", ("auto",))
+    monkeypatch.setenv("FASTCONV_KERNEL", "reference")
+    assert not fc._programs.fell_back("reference", ("auto",))
+    assert not fc._programs.fell_back("direct", ("auto",))

@@ -343,6 +343,24 @@ def test_predict_topk(topk: Any, error: type[Exception]) -> None:
         models.resnet18().predict([], topk=topk)
 
 
+def test_predict_topk_of_few_classes() -> None:
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    net = models.resnet18(num_classes=3)
+    picture = np.zeros((40, 40, 3), np.uint8)
+    assert len(net.predict(picture)[0]) == 3
+    assert len(net.predict(picture, 2)[0]) == 2
+    with pytest.raises(ValueError, match=r"topk.*5.*3"):
+        net.predict(picture, 5)
+    with pytest.raises(ValueError, match=r"topk.*5.*3"):
+        net.predict(picture, topk=5)
+
+
+def test_summary_prints_as_the_table() -> None:
+    table = models.resnet18(num_classes=3).summary(height=32, width=32)
+    assert repr(table) == str(table)
+    assert "layer4.1.conv2" in repr(table)
+
+
 def test_labels() -> None:
     names = models.labels.imagenet()
     assert len(names) == len(set(names)) == 1000

@@ -489,6 +489,41 @@ def test_fork_while_other_threads_compute() -> None:
 
 
 @has_fork
+def test_fork_while_locks_are_held() -> None:
+    """Of a layer's programs and of the picture reader, by a thread that the child does not have."""
+    code = FORK + textwrap.dedent(
+        """
+        from fastconv import image
+        layer, net = fc.Conv2d(w), fc.models.resnet18(num_classes=3)
+        caches = [layer._programs, net._programs]
+        before, inner = [cache._building for cache in caches], compute
+        try:
+            import PIL
+        except ImportError:
+            PIL = None
+        def compute():
+            right = np.array_equal(layer(x), expected) and net(np.ones((1, 32, 32, 3), np.float32)).shape == (1, 3)
+            assert PIL is None or image.decode(image.sample_path()).size
+            return inner() if right else b"wrong"
+        held, done = threading.Event(), threading.Event()
+        def hold():
+            with image._OPEN_LOCK, caches[0]._lock, caches[0]._building, caches[1]._lock, caches[1]._building:
+                held.set()
+                done.wait()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        print(child())
+        done.set()
+        holder.join()
+        print(compute().decode(), [cache._building for cache in caches] == before)
+        """
+    )
+    done = run_python(code)
+    assert done.stdout.split() == ["ok", "ok", "True"], done.stdout + done.stderr
+
+
+@has_fork
 def test_multiprocessing_fork() -> None:
     code = FORK + textwrap.dedent(
         """

@@ -1,5 +1,4 @@
-"""fastconv: convolution, pooling, ReLU and softmax for NumPy arrays, native in NHWC and NCHW, by hand-written CPU
-kernels.
+"""fastconv: convolution, pooling, ReLU and softmax for NumPy arrays, native in NHWC and NCHW.
 
 import fastconv as fc
 y = fc.conv2d(x, weight, bias, padding=1, activation="relu")        # drop-in for torch.nn.functional
@@ -16,24 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 
 def _on_command_line() -> bool:
-    return (
-        sys.orig_argv[1:3] == ["-m", "fastconv"]
-        or os.path.splitext(os.path.basename(sys.argv[0] or ""))[0] == "fastconv"
-    )
+    """Whether this process is the command `fastconv` or `python -m fastconv`, and not a user's own program."""
+    argv = sys.argv
+    if not argv:
+        return False
+    if argv[0] == "-m":  # so Python says while it looks for the module; its arguments follow the module's name
+        return sys.orig_argv[-len(argv)] in ("fastconv", "-mfastconv")
+    return os.path.basename(argv[0]) in ("fastconv", "fastconv.exe")
 
 
 def _load_core() -> None:
     """Load the compiled core with an OpenMP runtime whose idle threads go to sleep soon.
 
-    GNU's runtime reads its environment once, when it is loaded, and by default keeps idle threads spinning for
-    milliseconds, which takes the
-    processor from whoever computes next. A caller who has set a policy keeps it; the environment is left as it was
-    found.
+    The runtimes read their environment once, when they start, and by default keep idle threads spinning: GNU's for
+    milliseconds, LLVM's for 200, which takes the processor from whoever computes next. A caller who has set a policy
+    keeps it; the environment is left as it was found.
     """
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    set_here = not any(name in os.environ for name in names)
-    if set_here:
-        os.environ["GOMP_SPINCOUNT"] = "600"  # a PAUSE is 40 to 140 cycles: 10 to 30 microseconds
+    short = {
+        "GOMP_SPINCOUNT": "600",  # GNU; a PAUSE is 40 to 140 cycles: 10 to 30 microseconds
+        "KMP_BLOCKTIME": "0",  # LLVM, in milliseconds
+    }
+    if "OMP_WAIT_POLICY" in os.environ:
+        short = {}
+    short = {name: value for name, value in short.items() if name not in os.environ}
+    os.environ.update(short)
     try:
         importlib.import_module(f"{__name__}._core")
     except ImportError as error:
@@ -41,8 +46,8 @@ def _load_core() -> None:
             sys.exit(f"fastconv: {error}")
         raise
     finally:
-        if set_here:
-            del os.environ["GOMP_SPINCOUNT"]
+        for name in short:
+            os.environ.pop(name, None)
 
 
 _load_core()

@@ -1,11 +1,16 @@
-"""Arguments in the forms that the contract allows, made plain: pairs, paddings, algorithm names. Errors name the
-argument."""
+"""Arguments in the forms that the contract allows, made plain: pairs, paddings, algorithm names.
+
+Errors name the argument.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
+
+from . import _core
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # (top, bottom, left, right)
@@ -22,9 +27,12 @@ _WORDS = ("valid", "same", "same_lower", "full")
 def integer(value: Any, name: str, least: int | None = None) -> int:
     """A whole number that fits into 64 bits. Booleans and floats are refused: they are mistakes more often than
     numbers."""
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
-    number = operator.index(value)
+    try:
+        if type(value).__name__ in ("bool", "bool_"):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:  # also of arrays, which all have __index__ and refuse unless they hold one integer
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {_short(value)}") from None
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     if abs(number) > _INT64_MAX:
@@ -32,10 +40,18 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
     return number
 
 
+def _short(value: Any) -> str:
+    """The value in one line of an error message."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 100 else f"{line[:97]}..."
+
+
 def _is_sequence(value: Any) -> bool:
+    """Lists, tuples and the like, and arrays with axes; a string is none."""
     if isinstance(value, (str, bytes, Mapping)):
         return False
-    return isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1
+    ndim = getattr(value, "ndim", 0)
+    return isinstance(value, Sequence) or (isinstance(ndim, int) and ndim >= 1)
 
 
 def pair(value: Any, name: str, least: int) -> Pair:
@@ -53,18 +69,18 @@ def pair(value: Any, name: str, least: int) -> Pair:
 def boolean(value: Any, name: str) -> bool:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
-    raise TypeError(f"{name} must be a bool, got {type(value).__name__} {value!r}")
+    raise TypeError(f"{name} must be a bool, got {type(value).__name__} {_short(value)}")
 
 
 def text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {type(value).__name__} {value!r}")
+        raise TypeError(f"{name} must be a string, got {type(value).__name__} {_short(value)}")
     return value
 
 
 def layout_name(value: Any, name: str = "layout") -> str:
     if text(value, name) not in ("NCHW", "NHWC"):
-        raise ValueError(f'{name} must be one of "NCHW", "NHWC"; got "{value}"')
+        raise ValueError(f"{name} must be 'NCHW' or 'NHWC'; got {_short(value)}")
     return str(value)
 
 
@@ -73,7 +89,7 @@ def weight_layout_name(value: Any, layout: str) -> str:
     if value is None:
         return "OIHW" if layout == "NCHW" else "OHWI"
     if text(value, "weight_layout") not in ("OIHW", "OHWI", "HWIO"):
-        raise ValueError(f'weight_layout must be one of "OIHW", "OHWI", "HWIO"; got "{value}"')
+        raise ValueError(f"weight_layout must be one of 'OIHW', 'OHWI', 'HWIO'; got {_short(value)}")
     return str(value)
 
 
@@ -81,19 +97,37 @@ def activation_name(value: Any) -> str | None:
     if value is None:
         return None
     if text(value, "activation") != "relu":
-        raise ValueError(f'activation must be None or "relu"; got "{value}"')
+        raise ValueError(f"activation must be None or 'relu'; got {_short(value)}")
     return "relu"
 
 
+@lru_cache(maxsize=1)
+def _known_algorithms() -> tuple[tuple[str, ...], frozenset[str]]:
+    """(public names as messages list them, every name that is accepted: those and the drivers')."""
+    rows = _core.kernels("conv2d")
+    public = ("auto", *dict.fromkeys(str(row["algorithm"]) for row in rows))
+    return public, frozenset((*public, *(str(row["driver"]) for row in rows)))
+
+
 def algorithm_names(value: Any) -> tuple[str, ...]:
-    """One name, or several in order of preference. Whether they exist is for the plan to say."""
+    """One name of a convolution algorithm or driver, or several in order of preference, as a tuple.
+
+    Whether one of them can do a problem is for the plan to say.
+    """
     if isinstance(value, str):
-        return (value,)
-    if not _is_sequence(value):
-        raise TypeError(f"algorithm must be a string or a sequence of strings, got {type(value).__name__} {value!r}")
-    names = tuple(text(v, "algorithm") for v in value)
+        names: tuple[str, ...] = (value,)
+    elif _is_sequence(value):
+        names = tuple(text(v, "algorithm") for v in value)
+    else:
+        raise TypeError(
+            f"algorithm must be a string or a sequence of strings, got {type(value).__name__} {_short(value)}"
+        )
     if not names:
         raise ValueError("algorithm must name at least one algorithm, got an empty sequence")
+    public, known = _known_algorithms()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"algorithm must be one of {', '.join(map(repr, public))}; got {_short(name)}")
     return names
 
 
@@ -114,8 +148,8 @@ def pads(value: Any, extents: Pair, kernel: Pair, stride: Pair, dilation: Pair, 
     if isinstance(value, str):
         words = _WORDS if allow_full else _WORDS[:3]
         if value not in words:
-            forms = f"an int, (h, w), ((top, bottom), (left, right)) or one of {', '.join(words)}"
-            raise ValueError(f"padding must be {forms}; got {value!r}")
+            forms = f"an int, (h, w), ((top, bottom), (left, right)) or one of {', '.join(map(repr, words))}"
+            raise ValueError(f"padding must be {forms}; got {_short(value)}")
         if value == "valid":
             return (0, 0, 0, 0)
         if value == "full":
@@ -125,11 +159,18 @@ def pads(value: Any, extents: Pair, kernel: Pair, stride: Pair, dilation: Pair, 
         return _checked((*h2, *w2))
     if _is_sequence(value) and len(value) == 2 and any(_is_sequence(v) for v in value):
         if not all(_is_sequence(v) and len(v) == 2 for v in value):
-            raise ValueError(f"padding must be an int, (h, w) or ((top, bottom), (left, right)), got {value!r}")
+            raise ValueError(f"padding must be an int, (h, w) or ((top, bottom), (left, right)), got {_short(value)}")
         (top, bottom), (left, right) = ((integer(a, "padding", 0), integer(b, "padding", 0)) for a, b in value)
         return (top, bottom, left, right)
     h, w = pair(value, "padding", 0)
     return (h, h, w, w)
+
+
+def frozen_padding(value: Any) -> Any:
+    """A padding that `pads` has accepted, in its own form but of plain ints and tuples: nobody can change it later."""
+    if isinstance(value, str):
+        return str(value)
+    return tuple(frozen_padding(v) for v in value) if _is_sequence(value) else integer(value, "padding")
 
 
 def _checked(values: Pads) -> Pads:

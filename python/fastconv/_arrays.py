@@ -1,10 +1,9 @@
 """Arrays at the border: what a caller may pass, and what comes back to them.
 
 NumPy arrays are taken as they are. Any other object with `__dlpack__` on the CPU (torch, JAX, CuPy's pinned memory,
-...) is viewed through NumPy
-without a copy, and results go back through its own library. The compiled core reads C-contiguous, aligned float32;
-anything else of
-the right dtype is copied once into that form, which changes strides and nothing else.
+...) is viewed through NumPy without a copy, and results go back through its own library. The compiled core reads
+C-contiguous, aligned float32; anything else of the right dtype is copied once into that form, which changes strides
+and nothing else.
 """
 
 from __future__ import annotations
@@ -28,19 +27,34 @@ _CPU_DEVICES = {1: "CPU", 3: "CUDA pinned host memory", 11: "ROCm pinned host me
 _DEVICE_NAMES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed memory", 14: "oneAPI"}
 
 
+# An output through DLPack takes a NumPy that believes the producer: older ones mark all such arrays read-only, and any
+# version does so to those of producers before DLPack 1.0, which cannot say.
+_READ_ONLY_DLPACK = (
+    f", as NumPy {np.__version__} reads it through DLPack (writing takes NumPy 2.2.5 and a producer of DLPack 1.0); "
+    "pass a NumPy array over the same memory"
+)
+
+
 def _unchanged(result: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
+def _libraries(x: Any) -> list[str]:
+    """Root modules of the classes of `x`, its own first: an array of a subclass belongs to its base's library."""
+    return list(dict.fromkeys(cls.__module__.partition(".")[0] for cls in type(x).__mro__))
+
+
+def _is_torch(x: Any) -> bool:
+    return "torch" in sys.modules and "torch" in _libraries(x)
+
+
 def _producer_wrap(x: Any) -> Wrap:
     """Gives results to the library that `x` came from, without a copy where it can import one."""
-    module = type(x).__module__.split(".")[0]
-    library = sys.modules.get(module)
-    if module == "torch" and library is not None:
-        return library.from_numpy  # type: ignore[no-any-return]
+    if _is_torch(x):
+        return sys.modules["torch"].from_numpy  # type: ignore[no-any-return]
     namespace = getattr(x, "__array_namespace__", None)
     candidates = [namespace()] if callable(namespace) else []
-    candidates.append(library)
+    candidates += [sys.modules.get(name) for name in _libraries(x)]
     for candidate in candidates:
         from_dlpack = getattr(candidate, "from_dlpack", None)
         if callable(from_dlpack):
@@ -48,33 +62,47 @@ def _producer_wrap(x: Any) -> Wrap:
     return _unchanged
 
 
-def _view(x: Any, name: str) -> NDArray[Any]:
+def dtype_name(x: Any) -> str | None:
+    """What a dtype is called, of any library ("torch.bfloat16" is "bfloat16"); None where `x` has none."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None:
+        return None
+    return str(dtype) if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2]
+
+
+def not_an_array(x: Any, name: str) -> TypeError:
+    return TypeError(f"{name} must be a NumPy array or an object with __dlpack__ on the CPU, got {type(x).__name__}")
+
+
+def _view(x: Any, name: str, *, writable: bool = False) -> NDArray[Any]:
     """`x` as a NumPy array over the same memory."""
     if isinstance(x, np.ndarray):
         return x
     if not hasattr(x, "__dlpack__"):
-        raise TypeError(f"{name} must be a NumPy array or an object with __dlpack__ on the CPU, got {type(x).__name__}")
+        raise not_an_array(x, name)
     device = getattr(x, "__dlpack_device__", None)
     if callable(device):
         try:
             kind = int(device()[0])
-        except (
-            Exception
-        ) as error:  # whatever the other library raises for memory it cannot share, e.g. torch's meta tensors
+        # Whatever the other library raises for memory that it cannot share, e.g. torch for meta tensors.
+        except Exception as error:
             raise ValueError(f"{name} cannot be shared through DLPack: {error}") from None
         if kind not in _CPU_DEVICES:
-            raise ValueError(
-                f"{name} lies on device {_DEVICE_NAMES.get(kind, kind)}; this function computes on the CPU"
-            )
+            place = _DEVICE_NAMES.get(kind, kind)
+            raise ValueError(f"{name} lies on device {place}; this function computes on the CPU")
+    gradients = bool(getattr(x, "requires_grad", False))
     try:
+        if writable and not gradients and _is_torch(x):
+            return x.detach().numpy()  # type: ignore[no-any-return]  # writable under any NumPy, DLPack is not
         return np.from_dlpack(x)
     except Exception as error:
-        # torch refuses to export tensors that carry gradients, or a dtype that NumPy does not know.
-        if getattr(x, "requires_grad", False):
+        # torch refuses to export tensors that carry gradients, and any library a dtype that NumPy does not know.
+        if gradients:
             raise ValueError(f"{name} carries gradients and cannot be shared; pass {name}.detach()") from None
-        raise TypeError(
-            f"{name} cannot be read through DLPack: {error} (dtype {getattr(x, 'dtype', 'unknown')})"
-        ) from None
+        dtype = dtype_name(x)
+        if dtype not in (None, "float32"):
+            raise TypeError(f"{name} must be float32, got {dtype}") from None
+        raise TypeError(f"{name} cannot be read through DLPack: {error}") from None
 
 
 def _check_dtype(a: NDArray[Any], name: str) -> None:
@@ -97,6 +125,15 @@ def as_view(x: Any, name: str) -> tuple[NDArray[Any], Wrap]:
     return a, (_unchanged if a is x else _producer_wrap(x))
 
 
+def maybe_view(x: Any, name: str) -> NDArray[Any] | None:
+    """As `as_view`, without the wrap, for an argument that may be None."""
+    return None if x is None else as_view(x, name)[0]
+
+
+def shape_of(a: NDArray[Any] | None) -> tuple[int, ...] | None:
+    return None if a is None else a.shape
+
+
 def as_input(x: Any, name: str) -> tuple[F32, Wrap]:
     """(plain float32 array, wrap): `wrap(result)` gives an array of the caller's own library.
 
@@ -113,35 +150,28 @@ class Output:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        out: Any,
-        wrap: Wrap,
-        inputs: tuple[tuple[str, NDArray[Any] | None], ...],
-        dtype: Any = np.float32,
-        name: str = "out",
+        self, shape: tuple[int, ...], out: Any, wrap: Wrap, inputs: tuple[tuple[str, NDArray[Any] | None], ...]
     ) -> None:
         self._out = out
         self._wrap = wrap
         self._target: NDArray[Any] | None = None
         if out is None:
-            self.array: NDArray[Any] = np.empty(shape, dtype)
+            self.array: F32 = np.empty(shape, np.float32)
             return
-        target = _view(out, name)
-        if target.dtype != np.dtype(dtype):
-            raise TypeError(f"{name} must be {np.dtype(dtype)}, got {target.dtype}")
+        target = _view(out, "out", writable=True)
+        _check_dtype(target, "out")
         if target.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {target.shape}")
+            raise ValueError(f"out must have shape {shape}, got {target.shape}")
         if not target.flags.writeable:
-            raise ValueError(f"{name} is read-only")
+            raise ValueError("out is read-only" + ("" if target is out else _READ_ONLY_DLPACK))
         if _overlaps_itself(target):
-            raise ValueError(f"{name} overlaps itself: two of its elements share memory (strides {target.strides})")
-        for input_name, array in inputs:
+            raise ValueError(f"out overlaps itself: two of its elements share memory (strides {target.strides})")
+        for name, array in inputs:
             if array is not None and _share_memory(target, array):
-                raise ValueError(f"{name} overlaps {input_name} in memory")
+                raise ValueError(f"out overlaps {name} in memory")
         self._target = target
         plain_already = target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative
-        self.array = target if plain_already else np.empty(shape, dtype)
+        self.array = target if plain_already else np.empty(shape, np.float32)
 
     def finish(self) -> Any:
         if self._target is None:
@@ -161,7 +191,11 @@ def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def _overlaps_itself(a: NDArray[Any]) -> bool:
-    """Whether two indices name the same memory."""
+    """Whether two indices name the same memory.
+
+    Exact up to 2^24 elements. Of larger arrays only the plain case is told apart, in which each axis steps over
+    everything that the smaller strides reach; others (interleaved by hand with `as_strided`) are taken to overlap.
+    """
     axes = sorted((abs(stride), extent) for extent, stride in zip(a.shape, a.strides) if extent > 1)
     reach = a.itemsize
     for stride, extent in axes:

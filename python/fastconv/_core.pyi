@@ -1,7 +1,8 @@
-"""The compiled core. Arrays that cross this border are float32, C-contiguous NumPy arrays in the stated layout;
-`ops`, `layers`
-and `models` see to that. Everything here raises the contract's errors (ValueError, TypeError, NotImplementedError,
-MemoryError)."""
+"""The compiled core. Arrays that cross this border are float32, C-contiguous NumPy arrays in the stated layout.
+
+`ops`, `layers` and `models` see to that. Everything here raises the contract's errors (ValueError, TypeError,
+NotImplementedError, MemoryError).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,6 @@ F32 = NDArray[np.float32]
 __version__: str
 
 # --- machine and settings
-# -------------------------------------------------------------------------------------------------
 
 def machine() -> dict[str, Any]:
     """What was found: isa (the level in use), isa_found, cpu, l1d_bytes, l2_bytes, l3_bytes, cpus_affinity,
@@ -24,9 +24,11 @@ def isa() -> str:
     """The ISA level in use."""
 
 def set_max_isa(level: str | None) -> None:
-    """Cap the ISA level at run time ("scalar", "avx2", "avx512", "amx"; None: what the machine has and
-    FASTCONV_MAX_ISA allows).
-    For tests and benchmarks; plans made before stay as they are."""
+    """Cap the ISA level at run time ("scalar", "avx2", "avx512", "amx").
+
+    None: what the machine has and FASTCONV_MAX_ISA allows. For tests and benchmarks; plans made before stay as they
+    are.
+    """
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
@@ -36,6 +38,9 @@ def set_thread_override(n: int) -> int:
 
 def set_verbose(level: int) -> None: ...
 def kernels(op: str | None = None) -> list[dict[str, Any]]: ...
+def gemm_by_leaf(ukernel: str, a: F32, b: F32, parts: int) -> F32:
+    """a (m, k) times b (k, n) by one GEMM leaf, its sum cut into so many parts. For tests of the leaf itself."""
+
 def measure_fma_peak(isa: str, threads: int, milliseconds: int) -> float:
     """FLOP/s of a register-only FMA loop of that ISA on so many threads."""
 
@@ -46,12 +51,13 @@ def measure_copy_bandwidth(source: F32, out: F32, threads: int, repeats: int) ->
     """Bytes per second (read + written) of a copy with the package's own vector loop, best of `repeats` passes."""
 
 # --- weights
-# --------------------------------------------------------------------------------------------------------------
 
 class ConvWeights:
-    """Convolution weights and what plans made of them: the plain array is kept by reference, packed forms are made
-    once per
-    plan tag and shared by every program that uses the same tag."""
+    """Convolution weights and what plans made of them.
+
+    The plain array is kept by reference; packed forms are made once per plan tag and shared by every program that uses
+    the same tag.
+    """
 
     def __init__(self, weight: F32, bias: F32 | None, weight_layout: str, groups: int) -> None: ...
     @property
@@ -60,14 +66,13 @@ class ConvWeights:
     def packed_bytes(self) -> int: ...
 
 # --- programs
-# -------------------------------------------------------------------------------------------------------------
 
 class Program:
-    """Planned steps over an arena of activations. Build: input, ops (each returns a tensor id), output, then
-    `finalize`;
-    `run` executes all steps in one call with the GIL released and without allocating (arenas are kept and reused;
-    every call
-    in flight has its own)."""
+    """Planned steps over an arena of activations.
+
+    Build: input, ops (each returns a tensor id), output, then `finalize`. `run` executes all steps in one call with
+    the GIL released and without allocating (arenas are kept and reused; every call in flight has its own).
+    """
 
     def __init__(self) -> None: ...
     def input(self, shape: Sequence[int]) -> int:
@@ -134,7 +139,6 @@ class Program:
     def workspace_bytes(self) -> int: ...
 
 # --- lone ops: one-step programs with cached plans
-# ------------------------------------------------------------------------
 
 def conv2d(
     input: F32,

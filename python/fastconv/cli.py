@@ -1,6 +1,6 @@
 """The command `fastconv`: info, classify, summary, bench.
 
-Exit status: 0 done, 2 bad arguments, 130 interrupted, 1 anything else. A failure is one line on standard error, never
+Exit status: 0 done, 2 bad arguments, 1 anything else (interrupted, too). A failure is one line on standard error, never
 a traceback.
 """
 
@@ -20,12 +20,16 @@ __all__ = ["main"]
 
 _MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _LAYOUTS = ("NHWC", "NCHW")
+_COMMANDS = "info|classify|summary|bench"
 # Pictures between two moves of the progress bar.
 _CHUNK = 8
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; argparse prints its usage first."""
+    """Says what is wrong in one line; argparse prints its usage first. Takes whole words only, as do its commands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
@@ -36,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            args = _parser(arguments).parse_args(arguments)
+            parser = _parser(arguments)
+            args = parser.parse_args(arguments)
+            if args.command is None:  # judged here: argparse would say so before it says that an option is unknown
+                parser.error(f"a command is required: {_COMMANDS}")
             run: Callable[[argparse.Namespace], int] = args.run
             status = run(args)
             sys.stdout.flush()
@@ -46,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except KeyboardInterrupt:
         _complain("interrupted")
-        return 130
+        return 1
     except BrokenPipeError:
         # The reader has gone (`fastconv info | head -1`). Python would complain again when it closes standard output.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -54,17 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         _complain(f"out of memory {error}")
         return 1
+    except OSError as error:  # in words: without the number that str() begins with
+        _complain(
+            f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename is not None else str(error)
+        )
+        return 1
     except Exception as error:
         _complain(str(error) if str(error) else type(error).__name__)
         return 1
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="fastconv", description="Fast convolution kernels for CPUs, in NHWC and NCHW.", allow_abbrev=False
-    )
+    parser = _Parser(prog="fastconv", description="Fast convolution kernels for CPUs, in NHWC and NCHW.")
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|classify|summary|bench")
+    commands = parser.add_subparsers(dest="command", metavar=_COMMANDS)
 
     info = commands.add_parser("info", help="this machine, the settings, and the kernels that it can run")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -95,7 +105,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     summary.add_argument("--json", action="store_true", help="print JSON")
     summary.set_defaults(run=_summary)
 
-    bench = commands.add_parser("bench", help="time kernels and networks in both layouts", allow_abbrev=False)
+    bench = commands.add_parser("bench", help="time kernels and networks in both layouts")
     if next((word for word in arguments if not word.startswith("-")), None) == "bench":
         # Only here: the harness takes long to import and the other commands have no use for it.
         from fastconv.benchmarks import cli as harness
@@ -134,7 +144,7 @@ def _info(args: argparse.Namespace) -> int:
     from fastconv import _core
 
     machine = _core.machine()
-    kernels = _core.kernels()
+    kernels = fastconv.kernels()
     if args.json:
         document = {
             "version": fastconv.__version__,

@@ -53,6 +53,16 @@ _OTHER = ("WEBP", "TIFF", "AVIF", "JPEG2000", "TGA")
 _OPEN_LOCK = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    # Another thread may have held it at the moment of the fork; in the child nobody would ever release it.
+    global _OPEN_LOCK
+    _OPEN_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class ImageError(OSError, ValueError):
     """A file or picture that cannot be used; the message names it and says why."""
 

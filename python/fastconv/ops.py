@@ -1,54 +1,34 @@
 """The ops as functions: drop-in for `torch.nn.functional` on NumPy and DLPack arrays, in NCHW or NHWC.
 
 All take float32 on the CPU with any strides and give float32 back, as an array of the caller's own library.
-Three-dimensional images
-(no batch axis) give three-dimensional results. `out` must have the exact shape and dtype, be writable, and overlap
-neither itself
-nor an input; it is returned. Wrong kinds of things raise TypeError, wrong values ValueError, each naming the argument.
+Three-dimensional images (no batch axis) give three-dimensional results. `out` must have the exact shape and dtype, be
+writable, and overlap neither itself nor an input; it is returned. Wrong kinds of things raise TypeError, wrong values
+ValueError, each naming the argument.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
-from . import _core
-from ._arguments import (
-    Algorithm,
-    Layout,
-    PaddingLike,
-    Pads,
-    Pair,
-    WeightLayout,
-    activation_name,
-    algorithm_names,
-    batched,
-    boolean,
-    integer,
-    kernel_extents,
-    layout_name,
-    pads,
-    pair,
-    spatial,
-    weight_layout_name,
-)
-from ._arrays import Output, as_view, plain
+from . import _calls, _core
+from ._arguments import Algorithm, Layout, PaddingLike, Pair, WeightLayout, boolean
+from ._arrays import Output, as_view, maybe_view, plain, shape_of
+from ._programs import PerformanceWarning, fell_back, warn_of_fallback
 
-
-class PerformanceWarning(UserWarning):
-    """The call is right but far from fast: only the reference kernel could do it."""
-
-
-def warn_if_reference(chosen: str, names: tuple[str, ...], op: str) -> None:
-    """The contract: "auto" reaches `reference` only with a warning."""
-    if chosen == "reference" and "auto" in names:
-        warnings.warn(
-            f"{op} runs on the slow reference kernel: no other can do this problem; fastconv.explain says why",
-            PerformanceWarning,
-            stacklevel=3,
-        )
+__all__ = [
+    "PerformanceWarning",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "conv2d",
+    "convert_layout",
+    "linear",
+    "max_pool2d",
+    "relu",
+    "softmax",
+]
 
 
 def conv2d(
@@ -69,9 +49,8 @@ def conv2d(
 ) -> Any:
     """Two-dimensional convolution (cross-correlation) with fused bias, residual and activation.
 
-    ``out[n,o,y,x] = act(bias[o] + residual[n,o,y,x] + sum input[n, g*C+c, y*sh-pt+r*dh, x*sw-pl+s*dw] *
-    weight[o,c,r,s])``
-    as `torch.nn.functional.conv2d` and ONNX Conv define it.
+    ``out[n,o,y,x] = act(bias[o] + residual[n,o,y,x] + sum(input[n, g*C+c, y*sh-pt+r*dh, x*sw-pl+s*dw] * w[o,c,r,s]))``,
+    the sum over c, r and s, as `torch.nn.functional.conv2d` and ONNX Conv define it.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
@@ -80,72 +59,54 @@ def conv2d(
         bias: (o,) or None.
         stride, dilation: int or (h, w), at least 1.
         padding: int, (h, w), ((top, bottom), (left, right)), "valid", "same" (TensorFlow's rule at any stride:
-            output ceil(in/stride), the
-            extra at the bottom right), "same_lower" (extra at the top left) or "full" (dilation * (kernel - 1) on
-            every side).
+            output ceil(in/stride), the extra at the bottom right), "same_lower" (extra at the top left) or "full"
+            (dilation * (kernel - 1) on every side).
         groups: divides the input and the output channels.
         algorithm: "auto", a name from `fastconv.kernels("conv2d")`, or a sequence in order of preference. A named
-            one that cannot do the problem
-            raises NotImplementedError with its reason.
+            one that cannot do the problem raises NotImplementedError with its reason.
         activation: None or "relu".
         residual: array of the output's shape, added before the activation.
 
     Returns:
         float32 array (n, o, oh, ow) or (n, oh, ow, o), ``oh = floor((h + pads - dilation*(kh-1) - 1) / stride) + 1``.
     """
-    layout_word = layout_name(layout)
-    weight_word = weight_layout_name(weight_layout, layout_word)
-    names = algorithm_names(algorithm)
-    act = activation_name(activation)
     x, wrap = as_view(input, "input")
     w, _ = as_view(weight, "weight")
-    shape, single = batched(x.shape, "input", layout_word)
-    if w.ndim != 4:
-        raise ValueError(f"weight must have 4 dimensions ({weight_word}), got {w.ndim} with shape {w.shape}")
-    b = None
-    if bias is not None:
-        b, _ = as_view(bias, "bias")
-        if b.ndim != 1:
-            raise ValueError(f"bias must have 1 dimension, got {b.ndim} with shape {b.shape}")
-    strides, dilations = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    groups = integer(groups, "groups", 1)
-    padding4 = pads(padding, spatial(shape, layout_word), kernel_extents(w.shape, weight_word), strides, dilations)
-    out_shape = _core.conv2d_output_shape(
-        shape, w.shape, -1 if b is None else b.shape[0], strides, padding4, dilations, groups, layout_word, weight_word
+    b, r = maybe_view(bias, "bias"), maybe_view(residual, "residual")
+    c = _calls.conv2d(
+        x.shape,
+        w.shape,
+        shape_of(b),
+        stride,
+        padding,
+        dilation,
+        groups,
+        layout,
+        weight_layout,
+        algorithm,
+        activation,
+        shape_of(r),
     )
-    caller_shape = out_shape[1:] if single else out_shape
-    r = None
-    if residual is not None:
-        r, _ = as_view(residual, "residual")
-        if r.shape != caller_shape:
-            raise ValueError(f"residual must have the output's shape {caller_shape}, got {r.shape}")
-    result = Output(caller_shape, out, wrap, (("input", x), ("weight", w), ("bias", b), ("residual", r)))
+    target = Output(c.result, out, wrap, (("input", x), ("weight", w), ("bias", b), ("residual", r)))
     chosen = _core.conv2d(
-        plain(x).reshape(shape),
+        plain(x).reshape(c.shape),
         plain(w),
         None if b is None else plain(b),
-        None if r is None else plain(r).reshape(out_shape),
-        result.array.reshape(out_shape),
-        strides,
-        padding4,
-        dilations,
-        groups,
-        layout_word,
-        weight_word,
-        names,
-        act,
+        None if r is None else plain(r).reshape(c.out),
+        target.array.reshape(c.out),
+        c.stride,
+        c.padding,
+        c.dilation,
+        c.groups,
+        c.layout,
+        c.weight_layout,
+        c.algorithms,
+        c.activation,
     )
-    warn_if_reference(chosen, names, "conv2d")
-    return result.finish()
-
-
-def _pool_window(
-    kernel_size: Any, stride: Any, dilation: Any, padding: Any, extents: Pair
-) -> tuple[Pair, Pair, Pads, Pair]:
-    kernel = pair(kernel_size, "kernel_size", 1)
-    strides = kernel if stride is None else pair(stride, "stride", 1)
-    dilations = pair(dilation, "dilation", 1)
-    return kernel, strides, pads(padding, extents, kernel, strides, dilations, allow_full=False), dilations
+    result = target.finish()
+    if fell_back(chosen, c.algorithms):
+        warn_of_fallback("conv2d")
+    return result
 
 
 def max_pool2d(
@@ -172,29 +133,25 @@ def max_pool2d(
 
     NaN is a value: a window that holds one gives NaN. Returns the output, or (output, indices).
     """
-    word = layout_name(layout)
     x, wrap = as_view(input, "input")
-    shape, single = batched(x.shape, "input", word)
-    kernel, strides, padding4, dilations = _pool_window(kernel_size, stride, dilation, padding, spatial(shape, word))
-    ceil_mode = boolean(ceil_mode, "ceil_mode")
-    out_shape = _core.pool2d_output_shape(shape, kernel, strides, padding4, dilations, ceil_mode, word)
-    caller_shape = out_shape[1:] if single else out_shape
-    result = Output(caller_shape, out, wrap, (("input", x),))
-    indices = np.empty(out_shape, np.int64) if boolean(return_indices, "return_indices") else None
+    with_indices = boolean(return_indices, "return_indices")
+    c = _calls.pool2d(x.shape, kernel_size, stride, padding, dilation, ceil_mode, layout)
+    target = Output(c.result, out, wrap, (("input", x),))
+    indices = np.empty(c.out, np.int64) if with_indices else None
     _core.max_pool2d(
-        plain(x).reshape(shape),
-        result.array.reshape(out_shape),
+        plain(x).reshape(c.shape),
+        target.array.reshape(c.out),
         indices,
-        kernel,
-        strides,
-        padding4,
-        dilations,
-        ceil_mode,
-        word,
+        c.kernel,
+        c.stride,
+        c.padding,
+        c.dilation,
+        c.ceil_mode,
+        c.layout,
     )
     if indices is None:
-        return result.finish()
-    return result.finish(), wrap(indices.reshape(caller_shape))
+        return target.finish()
+    return target.finish(), wrap(indices.reshape(c.result))
 
 
 def avg_pool2d(
@@ -212,41 +169,24 @@ def avg_pool2d(
     """Mean over windows, as `torch.nn.functional.avg_pool2d`.
 
     The divisor is the window's area clipped to the padded input (`count_include_pad`), or to the input itself, or
-    `divisor_override` (not 0).
-    Other arguments as `max_pool2d`. With padding="same" and count_include_pad=False this is TensorFlow's average
-    pooling.
+    `divisor_override` (not 0). Other arguments as `max_pool2d`. With padding="same" and count_include_pad=False this
+    is TensorFlow's average pooling.
     """
-    word = layout_name(layout)
     x, wrap = as_view(input, "input")
-    shape, single = batched(x.shape, "input", word)
-    kernel, strides, padding4, dilations = _pool_window(kernel_size, stride, 1, padding, spatial(shape, word))
-    ceil_mode = boolean(ceil_mode, "ceil_mode")
-    divisor = divisor_argument(divisor_override)
-    out_shape = _core.pool2d_output_shape(shape, kernel, strides, padding4, dilations, ceil_mode, word)
-    result = Output(out_shape[1:] if single else out_shape, out, wrap, (("input", x),))
-    include = boolean(count_include_pad, "count_include_pad")
+    c = _calls.pool2d(x.shape, kernel_size, stride, padding, 1, ceil_mode, layout, count_include_pad, divisor_override)
+    target = Output(c.result, out, wrap, (("input", x),))
     _core.avg_pool2d(
-        plain(x).reshape(shape),
-        result.array.reshape(out_shape),
-        kernel,
-        strides,
-        padding4,
-        ceil_mode,
-        include,
-        divisor,
-        word,
+        plain(x).reshape(c.shape),
+        target.array.reshape(c.out),
+        c.kernel,
+        c.stride,
+        c.padding,
+        c.ceil_mode,
+        c.count_include_pad,
+        c.divisor,
+        c.layout,
     )
-    return result.finish()
-
-
-def divisor_argument(value: int | None) -> int:
-    """divisor_override as the core takes it: 0 for none."""
-    if value is None:
-        return 0
-    divisor = integer(value, "divisor_override")
-    if divisor == 0:
-        raise ValueError("divisor_override must not be 0")
-    return divisor
+    return target.finish()
 
 
 def adaptive_avg_pool2d(input: Any, output_size: int | Pair | None, *, layout: Layout = "NCHW", out: Any = None) -> Any:
@@ -256,27 +196,20 @@ def adaptive_avg_pool2d(input: Any, output_size: int | Pair | None, *, layout: L
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
         output_size: int or (h, w); None, alone or for one axis, keeps the input's extent. 1 is global average pooling.
     """
-    word = layout_name(layout)
     x, wrap = as_view(input, "input")
-    shape, single = batched(x.shape, "input", word)
-    extents = spatial(shape, word)
-    given: Any = (output_size, output_size) if output_size is None else output_size
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        given = tuple(e if g is None else g for g, e in zip(given, extents))
-    size = pair(given, "output_size", 1)
-    out_shape = (*shape[:2], *size) if word == "NCHW" else (shape[0], *size, shape[3])
-    result = Output(out_shape[1:] if single else out_shape, out, wrap, (("input", x),))
-    _core.adaptive_avg_pool2d(plain(x).reshape(shape), result.array.reshape(out_shape), size, word)
-    return result.finish()
+    c = _calls.adaptive_avg_pool2d(x.shape, output_size, layout)
+    target = Output(c.result, out, wrap, (("input", x),))
+    _core.adaptive_avg_pool2d(plain(x).reshape(c.shape), target.array.reshape(c.out), c.size, c.layout)
+    return target.finish()
 
 
 def relu(input: Any, *, out: Any = None) -> Any:
     """``max(input, 0)`` on any shape; NaN stays NaN."""
     x, wrap = as_view(input, "input")
-    _no_empty_axis(x.shape, "input")
-    result = Output(x.shape, out, wrap, (("input", x),))
-    _core.relu(plain(x).reshape(-1), result.array.reshape(-1))
-    return result.finish()
+    _calls.no_empty_axis(x.shape)
+    target = Output(x.shape, out, wrap, (("input", x),))
+    _core.relu(plain(x).reshape(-1), target.array.reshape(-1))
+    return target.finish()
 
 
 def softmax(input: Any, dim: int = -1, *, out: Any = None) -> Any:
@@ -285,20 +218,10 @@ def softmax(input: Any, dim: int = -1, *, out: Any = None) -> Any:
     -inf beside finite values gives exactly 0; a row that is all -inf, or holds +inf or NaN, is all NaN.
     """
     x, wrap = as_view(input, "input")
-    axis = integer(dim, "dim")
-    if x.ndim == 0:
-        raise ValueError("input must have at least 1 dimension for softmax, got 0")
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"dim must lie in {-x.ndim}..{x.ndim - 1} for an input of {x.ndim} dimensions, got {axis}")
-    _no_empty_axis(x.shape, "input")
-    result = Output(x.shape, out, wrap, (("input", x),))
-    _core.softmax(plain(x), result.array, axis)
-    return result.finish()
-
-
-def _no_empty_axis(shape: tuple[int, ...], name: str) -> None:
-    if 0 in shape[1:]:
-        raise ValueError(f"{name} must have at least 1 in each dimension but the first, got shape {shape}")
+    axis = _calls.softmax(x.shape, dim)
+    target = Output(x.shape, out, wrap, (("input", x),))
+    _core.softmax(plain(x), target.array, axis)
+    return target.finish()
 
 
 def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any:
@@ -314,29 +237,15 @@ def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any
     """
     x, wrap = as_view(input, "input")
     w, _ = as_view(weight, "weight")
-    if x.ndim < 1:
-        raise ValueError("input must have at least 1 dimension, got 0")
-    if w.ndim != 2:
-        raise ValueError(f"weight must have 2 dimensions (out, in), got {w.ndim} with shape {w.shape}")
-    if x.shape[-1] != w.shape[1]:
-        raise ValueError(f"input has {x.shape[-1]} features in its last dimension, but weight takes {w.shape[1]}")
-    if 0 in w.shape:
-        raise ValueError(f"weight must have at least 1 in each dimension, got shape {w.shape}")
-    b = None
-    if bias is not None:
-        b, _ = as_view(bias, "bias")
-        if b.shape != (w.shape[0],):
-            raise ValueError(f"bias must have shape ({w.shape[0]},), got {b.shape}")
-    if x.ndim > 1:
-        _no_empty_axis(x.shape, "input")
-    result = Output((*x.shape[:-1], w.shape[0]), out, wrap, (("input", x), ("weight", w), ("bias", b)))
-    rows = x.size // x.shape[-1]
-    _core.conv2d(
-        plain(x).reshape(rows, 1, 1, x.shape[-1]),
-        plain(w).reshape(*w.shape, 1, 1),
+    b = maybe_view(bias, "bias")
+    c = _calls.linear(x.shape, w.shape, shape_of(b))
+    target = Output(c.result, out, wrap, (("input", x), ("weight", w), ("bias", b)))
+    chosen = _core.conv2d(
+        plain(x).reshape(c.shape),
+        plain(w).reshape(c.weight),
         None if b is None else plain(b),
         None,
-        result.array.reshape(rows, 1, 1, w.shape[0]),
+        target.array.reshape(c.out),
         (1, 1),
         (0, 0, 0, 0),
         (1, 1),
@@ -346,7 +255,10 @@ def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any
         ("auto",),
         None,
     )
-    return result.finish()
+    result = target.finish()
+    if fell_back(chosen, ("auto",)):
+        warn_of_fallback("linear")
+    return result
 
 
 def batch_norm(
@@ -362,43 +274,27 @@ def batch_norm(
 ) -> Any:
     """Batch normalisation at inference: ``(input - mean) / sqrt(var + eps) * weight + bias`` per channel.
 
-    Scale and shift are folded in float64 and rounded once, as `torch.nn.functional.batch_norm(training=False)` means
-    them.
+    Scale and shift are folded in float64 and rounded once; the definition is that of
+    `torch.nn.functional.batch_norm(training=False)`.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
         running_mean, running_var, weight, bias: (c,); weight None is 1, bias None is 0.
         eps: added to the variance.
     """
-    word = layout_name(layout)
     x, wrap = as_view(input, "input")
-    shape, _ = batched(x.shape, "input", word)
-    channels = shape[1] if word == "NCHW" else shape[3]
-    values = {}
-    for name, given in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if given is None and name in ("weight", "bias"):
-            continue
-        v, _ = as_view(given, name)
-        if v.shape != (channels,):
-            raise ValueError(
-                f"{name} must have shape ({channels},), one value for each channel of input; got {v.shape}"
-            )
-        values[name] = v
-    if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating, np.integer)):
-        raise TypeError(f"eps must be a number, got {type(eps).__name__} {eps!r}")
-    result = Output(x.shape, out, wrap, (("input", x), *values.items()))
+    mean, _ = as_view(running_mean, "running_mean")
+    var, _ = as_view(running_var, "running_var")
+    w, b = maybe_view(weight, "weight"), maybe_view(bias, "bias")
+    c = _calls.batch_norm(x.shape, mean.shape, var.shape, shape_of(w), shape_of(b), eps, layout)
+    operands = (("running_mean", mean), ("running_var", var), ("weight", w), ("bias", b))
+    target = Output(c.result, out, wrap, (("input", x), *operands))
     with np.errstate(all="ignore"):  # a negative variance is NaN, as in every peer, not a warning
-        scale = values.get("weight", np.float32(1)) / np.sqrt(values["running_var"].astype(np.float64) + float(eps))
-        shift = values.get("bias", np.float32(0)) - values["running_mean"] * scale
-    _core.batch_norm(
-        plain(x).reshape(shape), scale.astype(np.float32), shift.astype(np.float32), result.array.reshape(shape), word
-    )
-    return result.finish()
+        scale = (np.float32(1) if w is None else w) / np.sqrt(var.astype(np.float64) + float(eps))
+        shift = (np.float32(0) if b is None else b) - mean * scale
+        folded = scale.astype(np.float32), shift.astype(np.float32)
+    _core.batch_norm(plain(x).reshape(c.shape), *folded, target.array.reshape(c.out), c.layout)
+    return target.finish()
 
 
 def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = None) -> Any:
@@ -407,14 +303,8 @@ def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = Non
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `source`; or without n.
     """
-    source, target = layout_name(source, "source"), layout_name(target, "target")  # type: ignore[assignment]
     x, wrap = as_view(input, "input")
-    shape, single = batched(x.shape, "input", source)
-    out_shape: tuple[int, ...] = shape
-    if source != target:
-        out_shape = (
-            (shape[0], shape[2], shape[3], shape[1]) if target == "NHWC" else (shape[0], shape[3], shape[1], shape[2])
-        )
-    result = Output(out_shape[1:] if single else out_shape, out, wrap, (("input", x),))
-    _core.convert_layout(plain(x).reshape(shape), result.array.reshape(out_shape), source, target)
+    c = _calls.convert_layout(x.shape, source, target)
+    result = Output(c.result, out, wrap, (("input", x),))
+    _core.convert_layout(plain(x).reshape(c.shape), result.array.reshape(c.out), c.layout, c.target)
     return result.finish()

@@ -30,9 +30,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Number of threads that a call made here would use.
 
-    In this order: `threads` of this Python thread, `set_num_threads`, FASTCONV_NUM_THREADS, OMP_NUM_THREADS, and
-    else the smaller of the
-    affinity mask and the container's CPU quota.
+    In this order: `threads` of this Python thread, `set_num_threads`, FASTCONV_NUM_THREADS, OMP_NUM_THREADS, and else
+    the smaller of the affinity mask and the container's CPU quota.
     """
     return _core.get_num_threads()
 
@@ -48,8 +47,10 @@ def threads(n: int) -> Iterator[None]:
 
 
 def show_config(*, as_dict: bool = False) -> dict[str, Any] | None:
-    """Print what this build and machine are, or return it as a dict: versions, processor, ISA level, caches,
-    threads, CUDA."""
+    """Print what this build and machine are, or return it as a dict.
+
+    Versions, processor, ISA level, caches, threads, CUDA, algorithms.
+    """
     machine = _core.machine()
     config: dict[str, Any] = {
         "fastconv": _core.__version__,

@@ -1,5 +1,4 @@
-"""What every network here shares: a list of layers, folded weights, a bounded cache of compiled programs, the summary
-table.
+"""What every network here shares: layers, folded weights, compiled programs for the shapes met lately, the summary.
 
 A `Net` is immutable. It holds one `_core.ConvWeights` a layer, so that programs for several input shapes share packed
 weights, and one `_core.Program` for each input shape it has seen lately. Pickles and copies hold weights and options
@@ -9,10 +8,6 @@ only.
 from __future__ import annotations
 
 import math
-import os
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +18,7 @@ from numpy.typing import NDArray
 from fastconv import _core
 from fastconv._arguments import Algorithm, algorithm_names, integer, layout_name
 from fastconv._arrays import as_input
+from fastconv._programs import Prepared, ProgramCache, warn_of_fallback
 
 F32 = NDArray[np.float32]
 
@@ -51,7 +47,7 @@ class Node:
 
 
 class Summary:
-    """A network's layers for one input shape. `str()` is the table; `rows` and `as_dict()` are for machines.
+    """A network's layers for one input shape. Printed it is the table; `rows` and `as_dict()` are for machines.
 
     A row has `layer`, `kind`, `output_shape` (as the caller sees it, in the net's layout), `parameters` (numbers
     learnt, batch norm's scale and shift included), `macs` (multiply-adds for the whole batch; padding is counted as
@@ -113,8 +109,7 @@ class Summary:
         title = f"{self.model}, {self.layout}, input {_shape_text(self.input_shape)}"
         return "\n".join((title, text(head), rule, *map(text, body), rule, text(foot)))
 
-    def __repr__(self) -> str:
-        return f"<Summary of {self.model}: {len(self.rows)} layers, {self.parameters} parameters, {self.macs} MACs>"
+    __repr__ = __str__
 
 
 class Net:
@@ -139,12 +134,10 @@ class Net:
         self._nodes = tuple(nodes)
         self._layout = layout_name(layout)
         self._num_classes = num_classes
-        self._algorithms = check_algorithm(algorithm)
+        self._algorithms = algorithm_names(algorithm)
         self._folded = dict(folded)
         self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
-        self._programs: OrderedDict[tuple[Any, ...], _core.Program] = OrderedDict()
-        self._make_locks()
-        _ALL_NETS.add(self)
+        self._programs = ProgramCache(MAX_PROGRAMS, self._algorithms)
 
     # --- options ----------------------------------------------------------------------------------------------------
 
@@ -188,21 +181,24 @@ class Net:
         shape = self._check_shape(array.shape)
         out = np.empty((shape[0], self._num_classes), np.float32)
         if shape[0]:
-            self.program(shape).run([array], [out])
+            program, slow = self._prepare(shape)
+            program.run([array], [out])
+            if slow:
+                warn_of_fallback(self._name)
         return wrap(out)
 
     def predict(
-        self, images: Any, topk: int = 5, *, resize: int = 256, crop: int = 224
+        self, images: Any, topk: int | None = None, *, resize: int = 256, crop: int = 224
     ) -> list[list[tuple[int, str, float]]]:
         """The most likely classes of each picture, best first.
 
         images: one or several paths, PIL images, or uint8 arrays (H, W, 3), (H, W, 4) or (H, W), prepared as
-        `fastconv.image.preprocess` says (that takes Pillow: the [cli] extra). For each picture: a list of `topk` tuples
-        (class index, label, probability). Labels are ImageNet's where the net has 1000 classes, else "class 7" and so
-        on."""
+        `fastconv.image.preprocess` says (that takes Pillow: the [cli] extra). topk: at most the number of classes; by
+        default 5, or all where there are fewer. For each picture: a list of `topk` tuples (class index, label,
+        probability). Labels are ImageNet's where the net has 1000 classes, else "class 7" and so on."""
         from fastconv import image  # here, so that networks load without it
 
-        topk = integer(topk, "topk", 1)
+        topk = min(5, self._num_classes) if topk is None else integer(topk, "topk", 1)
         if topk > self._num_classes:
             raise ValueError(f"topk is {topk}, but the network has {self._num_classes} classes")
         items = image.as_list(images)
@@ -225,24 +221,10 @@ class Net:
     def program(self, input_shape: Sequence[int]) -> _core.Program:
         """The compiled program for one input shape, made now or kept from an earlier call. For benchmarks and for
         `summary`; its steps are in the order of `layer_names`."""
-        shape = self._check_shape(tuple(input_shape))
-        # A lower ISA cap must not run plans that were made for a higher one.
-        key = (shape, _core.isa())
-        with self._cache_lock:
-            program = self._programs.get(key)
-            if program is not None:
-                self._programs.move_to_end(key)
-                return program
-        with self._build_lock:  # one build at a time; calls whose program exists do not wait for it
-            with self._cache_lock:
-                program = self._programs.get(key)
-            if program is None:
-                program = self._build(shape)
-                with self._cache_lock:
-                    self._programs[key] = program
-                    while len(self._programs) > MAX_PROGRAMS:
-                        self._programs.popitem(last=False)
-        return program
+        return self._prepare(self._check_shape(tuple(input_shape))).program
+
+    def _prepare(self, shape: tuple[int, ...]) -> Prepared:
+        return self._programs.get((shape,), lambda: self._build(shape))
 
     def _build(self, shape: tuple[int, ...]) -> _core.Program:
         program = _core.Program()
@@ -357,33 +339,6 @@ class Net:
         twin.__setstate__(self.__getstate__())
         twin._folded, twin._weights = self._folded, self._weights  # immutable, and they carry the packed forms
         return twin
-
-    def _make_locks(self) -> None:
-        self._cache_lock = threading.Lock()
-        self._build_lock = threading.Lock()
-
-
-_ALL_NETS: weakref.WeakSet[Net] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Another thread may have held a lock at the moment of the fork; in the child nobody would ever release it.
-    for net in list(_ALL_NETS):
-        net._make_locks()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def check_algorithm(algorithm: Any) -> tuple[str, ...]:
-    """The sequence that the core takes; unknown names fail here, not at the first call."""
-    names = algorithm_names(algorithm)
-    known = {"auto", *(str(kernel["algorithm"]) for kernel in _core.kernels("conv2d"))}
-    for name in names:
-        if name not in known:
-            raise ValueError(f'algorithm must be one of {", ".join(sorted(known))}; got "{name}"')
-    return names
 
 
 def _kernel_text(steps: Sequence[Mapping[str, Any]], index: int, nodes: int) -> str:

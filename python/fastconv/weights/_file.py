@@ -54,12 +54,15 @@ class WeightFile:
         if "\0" in name:
             raise self.error("the path holds a NUL character")
         # Checked before opening: opening a named pipe would wait for a writer.
-        mode = os.stat(name).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        self._file = open(name, "rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        try:
+            mode = os.stat(name).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, "the path of the weights is a directory", name)
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "the path of the weights is not a regular file", name)
+            self._file = open(name, "rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "weight file not found", name) from None
         try:
             self.size = os.fstat(self._file.fileno()).st_size
         except BaseException:
