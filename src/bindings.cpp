@@ -457,7 +457,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   fc::current_isa();
   fc::forced_kernel();
   fc::verbose_level();
-  fc::watch_forks();
+  fc::prepare_threads();
 
   m.def("machine", machine);
   m.def("isa", [] { return fc::to_string(fc::current_isa()); });

@@ -8,6 +8,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,9 @@ except ImportError:  # NumPy before 1.25
     from numpy import TooHardError  # type: ignore[no-redef, attr-defined]
 
 F32 = NDArray[np.float32]
+
+_LINE = 16  # float32 values in a cache line
+_WORTH_ALIGNING = 4096  # values; below, the slicing costs more than it saves
 Wrap = Callable[[NDArray[Any]], Any]
 
 _CPU_DEVICES = {1: "CPU", 3: "CUDA pinned host memory", 11: "ROCm pinned host memory"}
@@ -143,6 +147,16 @@ def as_input(x: Any, name: str) -> tuple[F32, Wrap]:
     return plain(a), wrap
 
 
+def _fresh(shape: tuple[int, ...]) -> F32:
+    """A new array that starts on a cache line. NumPy promises 16 bytes; vectors that cross lines cost up to 15 %."""
+    count = math.prod(shape)
+    if count < _WORTH_ALIGNING:
+        return np.empty(shape, np.float32)
+    room = np.empty(count + _LINE, np.float32)
+    skip = -(room.__array_interface__["data"][0] // room.itemsize) % _LINE
+    return room[skip : skip + count].reshape(shape)
+
+
 class Output:
     """Where a result goes: a fresh array, or the caller's `out`, written directly where its memory allows.
 
@@ -156,7 +170,7 @@ class Output:
         self._wrap = wrap
         self._target: NDArray[Any] | None = None
         if out is None:
-            self.array: F32 = np.empty(shape, np.float32)
+            self.array: F32 = _fresh(shape)
             return
         target = _view(out, "out", writable=True)
         _check_dtype(target, "out")
@@ -171,7 +185,7 @@ class Output:
                 raise ValueError(f"out overlaps {name} in memory")
         self._target = target
         plain_already = target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative
-        self.array = target if plain_already else np.empty(shape, np.float32)
+        self.array = target if plain_already else _fresh(shape)
 
     def finish(self) -> Any:
         if self._target is None:

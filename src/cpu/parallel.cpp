@@ -92,7 +92,8 @@ bool has_other_threads() {
 
 }  // namespace
 
-void watch_forks() {
+void prepare_threads() {
+  (void)omp_get_max_threads();
 #if defined(__unix__) || defined(__APPLE__)
   static const int registered = pthread_atfork([] { threads_at_fork = has_other_threads(); }, nullptr,
                                                [] {

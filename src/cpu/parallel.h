@@ -29,9 +29,10 @@ int default_num_threads();       // FASTCONV_NUM_THREADS, OMP_NUM_THREADS, affin
 // Threads that work of so many cycles is worth, at most num_threads().
 int useful_threads(double cycles);
 
-// Call once, early. From then on a child of fork() whose parent had threads computes on one: an OpenMP runtime does not
-// survive a fork, and a region started in such a child would wait for ever for threads that are not there.
-void watch_forks();
+// Call once, early. LLVM's OpenMP runtime reads its settings at its first call; and from then on a child of fork() whose parent
+// had threads computes on one: an OpenMP runtime does not survive a fork, and a region started in such a child would wait for ever
+// for threads that are not there.
+void prepare_threads();
 
 // fn(context, tid, nthr, barrier) on every thread of a region, in the default floating-point environment (round to nearest,
 // subnormals kept), whatever the caller has set; the caller's is put back. Runs inline for nthr == 1 and in such a child.
