@@ -156,11 +156,7 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
         }
       }
       g.a = nhwc ? args.src + pixel * p.ic + c0 : scratch;
-      g.b = packed_panel(plan, args.packed, group, panel);
-      g.b_next = next_panel(plan, g.b, u, mine.panels);
-      set_epilogue(g, p, args,
-                   {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
-                    std::min(b.nr, p.ocg() - panel * b.nr)});
+      set_panel(g, plan, args, mine.panels, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
       run_tiles(plan, g, whole, rest);
     }
     at += count;
@@ -220,10 +216,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
         fill_band(plan, band, src, group, y, scratch);
         g.a = scratch;
       }
-      g.b = packed_panel(plan, args.packed, group, panel);
-      g.b_next = next_panel(plan, g.b, u, mine.panels);
-      const int64_t offset = nhwc ? (image * p.oh + y) * p.ow * p.oc : (image * p.oc * p.oh + y) * p.ow;
-      set_epilogue(g, p, args, {offset, group * p.ocg() + panel * b.nr, std::min(b.nr, p.ocg() - panel * b.nr)});
+      set_panel(g, plan, args, mine.panels, u,
+                nhwc ? (image * p.oh + y) * p.ow * p.oc : (image * p.oc * p.oh + y) * p.ow);
       gemm_of(plan).panel(&g);
     }
     at += rows;

@@ -126,11 +126,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
                     patches + i / b.mr * tile);
       }
       g.a = b.flat ? args.src + pixel * p.ic + group * p.icg() : patches;
-      g.b = packed_panel(plan, args.packed, group, panel);
-      g.b_next = next_panel(plan, g.b, u, mine.panels);
-      set_epilogue(g, p, args,
-                   {nhwc ? pixel * p.oc : image * p.oc * plane + pixel, group * p.ocg() + panel * b.nr,
-                    std::min(b.nr, p.ocg() - panel * b.nr)});
+      set_panel(g, plan, args, mine.panels, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
       run_tiles(plan, g, whole, rest);
     }
     at += count;

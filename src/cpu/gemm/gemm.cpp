@@ -57,12 +57,6 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
   }
 }
 
-const float* next_panel(const Plan& plan, const float* panel, int64_t unit, const Range& mine) {
-  constexpr int64_t kWorthBytes = 1 << 19;
-  return unit + 1 < mine.end && plan.packed_bytes > kWorthBytes ? panel + reduction(plan.problem) * plan.blocking.nr
-                                                                : nullptr;
-}
-
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker) {
   const Problem& p = plan.problem;
   const double weights = static_cast<double>(p.weight_elements()), inputs = static_cast<double>(p.src_elements());
@@ -82,17 +76,24 @@ Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count,
   return {share(pixel_units, worker.tid % rows, rows), share(panel_count, worker.tid / rows, best_columns)};
 }
 
-void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& t) {
+void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, const Range& mine, int64_t unit, int64_t pixel) {
+  // Weights past this will not all lie in the L2 when their turn comes, so the next panel is fetched meanwhile.
+  constexpr int64_t kWorthFetchingBytes = 1 << 19;
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
   const bool nhwc = p.layout == Layout::nhwc;
-  const int64_t plane = p.oh * p.ow;
-  const int64_t at = t.c_offset + t.oc_begin * (nhwc ? 1 : plane);
+  const int64_t plane = p.oh * p.ow, panel_size = reduction(p) * b.nr;
+  const int64_t group = unit / b.panels, first = unit % b.panels * b.nr, channel = group * p.ocg() + first;
+  g.b = static_cast<const float*>(args.packed) + unit * panel_size;
+  g.b_next = unit + 1 < mine.end && plan.packed_bytes > kWorthFetchingBytes ? g.b + panel_size : nullptr;
+  const int64_t at = pixel + channel * (nhwc ? 1 : plane);
   g.c = args.dst + at;
   g.residual = p.residual ? args.residual + at : nullptr;
-  g.bias = p.bias ? args.bias + t.oc_begin : nullptr;
+  g.bias = p.bias ? args.bias + channel : nullptr;
   g.c_row = nhwc ? p.oc : 1;
   g.c_col = nhwc ? 1 : plane;
   g.c_outer = p.ow * g.c_row;
-  g.n = t.n;
+  g.n = std::min(b.nr, p.ocg() - first);
   g.partial = nullptr;
   g.first = g.last = 1;
   g.relu = p.activation == Activation::relu;

@@ -38,15 +38,6 @@ constexpr int64_t kMaxNr = 64;  // widest register tile that packing provides fo
 inline int64_t reduction(const Problem& p) {
   return p.kh * p.kw * p.icg();
 }
-inline const float* packed_panel(const Plan& plan, const void* packed, int64_t group, int64_t panel) {
-  return static_cast<const float*>(packed) +
-         (group * plan.blocking.panels + panel) * reduction(plan.problem) * plan.blocking.nr;
-}
-
-// The panel that this thread walks after panel `unit`, where weights are large enough that it will not lie in the L2
-// already; else null.
-const float* next_panel(const Plan& plan, const float* panel, int64_t unit, const Range& mine);
-
 // A thread's rectangle of work: output pixels (in units of the driver's choice) x panels of all groups. Which thread
 // computes an output changes nothing about its value, so the split may depend on the number of threads and on n.
 struct Rectangle {
@@ -56,14 +47,9 @@ struct Rectangle {
 // half of the larger operand.
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker);
 
-// Epilogue fields of one panel call, and c/residual pointing at the panel's first channel. `c_offset`: first pixel,
-// first channel 0.
-struct PanelTarget {
-  int64_t c_offset = 0;
-  int64_t oc_begin = 0;  // first output channel of the panel, all groups counted
-  int64_t n = 0;
-};
-void set_epilogue(GemmPanel& g, const Problem& p, const Operands& args, const PanelTarget& target);
+// Everything of a panel call but the pixels: weights of panel `unit` (counted over all groups), the panel after it, bias, and where the
+// results go. `pixel`: offset in dst of the first pixel, first channel. `mine`: the panels that this thread walks.
+void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, const Range& mine, int64_t unit, int64_t pixel);
 
 // Distance between register tiles [K][mr] that lie one after the other: an odd number of cache lines, so that they spread
 // over the cache sets.

@@ -1,0 +1,206 @@
+// The border to Python: kernels, machine, settings, measurement.
+#include <chrono>
+
+#include "bindings.h"
+#include "common/log.h"
+#include "cpu/machine.h"
+#include "cpu/parallel.h"
+#include "cpu/registry.h"
+
+using namespace py::literals;
+
+namespace fastconv::bindings {
+namespace {
+
+// --- introspection and measurement ------------------------------------------------------------------------------------
+
+py::list kernels(const std::optional<std::string>& op) {
+  py::list rows;
+  const fc::Isa isa = fc::current_isa();
+  bool known = false;
+  for (int i = 0; i <= static_cast<int>(fc::Op::convert_layout); ++i) {
+    const fc::Op each = static_cast<fc::Op>(i);
+    if (op && *op != fc::to_string(each)) continue;
+    known = true;
+    for (const fc::Algorithm* a : fc::cpu_algorithms(each)) {
+      for (const auto& [level, leaf] : a->leaves()) {
+        std::string reason;
+        if (level > fc::machine_info().isa_found) {
+          reason = std::string("this processor has no ") + fc::to_string(level);
+        } else if (level > isa) {
+          reason = std::string("capped to ") + fc::to_string(isa) + " (FASTCONV_MAX_ISA)";
+        }
+        rows.append(py::dict("op"_a = fc::to_string(each), "name"_a = std::string(a->kernel) + ":" + leaf,
+                             "device"_a = a->device, "algorithm"_a = a->name, "driver"_a = a->kernel,
+                             "ukernel"_a = leaf, "dtype"_a = "float32", "isa"_a = fc::to_string(level),
+                             "supported"_a = reason.empty(), "reason"_a = reason));
+      }
+    }
+  }
+  if (!known) {
+    std::string names;
+    for (int i = 0; i <= static_cast<int>(fc::Op::convert_layout); ++i)
+      names += std::string(i ? ", " : "") + fc::to_string(static_cast<fc::Op>(i));
+    bad("op must be one of " + names + "; got \"" + *op + "\"");
+  }
+  return rows;
+}
+
+py::dict machine() {
+  const fc::MachineInfo& m = fc::machine_info();
+  return py::dict("isa"_a = fc::to_string(fc::current_isa()), "isa_found"_a = fc::to_string(m.isa_found),
+                  "cpu"_a = m.cpu, "l1d_bytes"_a = m.l1d_bytes, "l2_bytes"_a = m.l2_bytes, "l3_bytes"_a = m.l3_bytes,
+                  "cpus_affinity"_a = m.cpus_affinity,
+                  "cpu_quota"_a = m.cpu_quota > 0 ? py::object(py::float_(m.cpu_quota)) : py::object(py::none()),
+                  "num_threads"_a = fc::num_threads());
+}
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+const fc::PeakUkernel& peak_of(const std::string& level) {
+  for (const fc::PeakUkernel* k : fc::ukernels<fc::PeakUkernel>()) {
+    if (level != fc::to_string(static_cast<fc::Isa>(k->isa))) continue;
+    if (k->isa > static_cast<int>(fc::machine_info().isa_found))
+      bad("isa \"" + level + "\" is not available on this machine");
+    return *k;
+  }
+  bad("isa must be one of scalar, avx2, avx512; got \"" + level + "\"");
+}
+
+double measure_fma_peak(const std::string& isa, int threads, int milliseconds) {
+  require_threads(threads);
+  const fc::PeakUkernel& k = peak_of(isa);
+  const py::gil_scoped_release unlocked;
+  std::vector<double> rates(threads, 0.0);
+  fc::parallel(threads, [&](int tid, int, fc::Barrier& barrier) {
+    volatile float sink = k.fma_loop(1 << 16);
+    // Rounds that take about the time asked for, the same on every thread, all started together.
+    double t = seconds_now();
+    sink = k.fma_loop(1 << 18);
+    const int64_t rounds = std::max<int64_t>(
+        1 << 16, static_cast<int64_t>((1 << 18) * (milliseconds * 1e-3 / std::max(seconds_now() - t, 1e-9))));
+    barrier.wait();
+    t = seconds_now();
+    sink = k.fma_loop(rounds);
+    rates[tid] = static_cast<double>(rounds) * static_cast<double>(k.flops_per_round) / (seconds_now() - t);
+    (void)sink;
+  });
+  double total = 0;
+  for (const double r : rates) total += r;
+  return total;
+}
+
+template <class Body>
+double best_bandwidth(int threads, int repeats, double bytes, Body body) {
+  double best = 0;
+  fc::parallel(threads, [&](int tid, int nthr, fc::Barrier& barrier) {
+    for (int i = 0; i < repeats; ++i) {
+      barrier.wait();
+      const double t = seconds_now();
+      body(tid, nthr);
+      barrier.wait();
+      if (tid == 0) best = std::max(best, bytes / (seconds_now() - t));
+    }
+  });
+  return best;
+}
+
+constexpr int64_t kBandwidthUnit = 256;  // values; what the loops ask of a thread's share
+
+double measure_read_bandwidth(const py::array& array, int threads, int repeats) {
+  require_threads(threads);
+  const float* data = in(array, "array");
+  const int64_t units = array.size() / kBandwidthUnit;
+  const fc::PeakUkernel& k = peak_of(fc::to_string(fc::current_isa()));
+  const py::gil_scoped_release unlocked;
+  return best_bandwidth(threads, repeats, static_cast<double>(units * kBandwidthUnit * 4), [&](int tid, int nthr) {
+    const fc::Range mine = fc::share(units, tid, nthr);
+    volatile float sink = k.read(data + mine.begin * kBandwidthUnit, (mine.end - mine.begin) * kBandwidthUnit);
+    (void)sink;
+  });
+}
+
+double measure_copy_bandwidth(const py::array& source, py::array target, int threads, int repeats) {
+  require_threads(threads);
+  const float* from = in(source, "source");
+  float* to = out(target, shape_of(source), "out");
+  const int64_t units = source.size() / kBandwidthUnit;
+  const fc::PeakUkernel& k = peak_of(fc::to_string(fc::current_isa()));
+  const py::gil_scoped_release unlocked;
+  return best_bandwidth(threads, repeats, static_cast<double>(units * kBandwidthUnit * 8), [&](int tid, int nthr) {
+    const fc::Range mine = fc::share(units, tid, nthr);
+    k.copy(from + mine.begin * kBandwidthUnit, to + mine.begin * kBandwidthUnit,
+           (mine.end - mine.begin) * kBandwidthUnit);
+  });
+}
+
+// A product by one GEMM leaf, its sum cut into `parts`: c[p, j] = sum_k a[p, k] * b[k, j]. For tests of the leaf itself: no algorithm
+// cuts its sums yet.
+py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::array& b, int64_t parts) {
+  const float* left = in(a, "a");
+  const float* right = in(b, "b");
+  if (a.ndim() != 2 || b.ndim() != 2 || a.shape(1) != b.shape(0) || a.size() == 0 || b.size() == 0)
+    bad("a (m, k) and b (k, n) must fit and not be empty");
+  const int64_t m = a.shape(0), k = a.shape(1), n = b.shape(1);
+  if (parts < 1 || k % parts) bad("parts must divide k = " + std::to_string(k) + ", got " + std::to_string(parts));
+  for (const fc::GemmUkernel* leaf : fc::ukernels<fc::GemmUkernel>()) {
+    if (name != leaf->name) continue;
+    if (leaf->isa > static_cast<int>(fc::machine_info().isa_found))
+      bad("ukernel " + name + " cannot run on this machine");
+    const int64_t nr = leaf->nr;
+    py::array_t<float> c({m, n});
+    std::vector<float> panel(k * nr), partial(m * nr);
+    const int64_t zero = 0;
+    for (int64_t j = 0; j < n; j += nr) {
+      const int64_t cols = std::min(nr, n - j);
+      for (int64_t i = 0; i < k; ++i)
+        for (int64_t t = 0; t < nr; ++t) panel[i * nr + t] = t < cols ? right[i * n + j + t] : 0.0f;
+      for (int64_t part = 0; part < parts; ++part) {
+        fc::GemmPanel g{};
+        g.a = left + part * (k / parts);
+        g.a_row = k, g.a_k = 1, g.a_seg = &zero, g.segs = 1, g.seg_k = k / parts;
+        g.b = panel.data() + part * (k / parts) * nr;
+        g.c = c.mutable_data() + j, g.c_row = n, g.c_col = 1;
+        g.partial = partial.data();
+        g.outer = 1, g.inner = m, g.n = cols;
+        g.first = part == 0, g.last = part + 1 == parts;
+        leaf->panel(&g);
+      }
+    }
+    return c;
+  }
+  bad("ukernel must be a GEMM leaf's name, got \"" + name + "\"");
+}
+
+}  // namespace
+
+void add_introspection(py::module_& m) {
+  m.def("machine", machine);
+  m.def("isa", [] { return fc::to_string(fc::current_isa()); });
+  m.def("set_max_isa", [](const std::optional<std::string>& level) { fc::set_max_isa(level.value_or("")); }, "level"_a);
+  m.def("get_num_threads", fc::num_threads);
+  m.def(
+      "set_num_threads",
+      [](int n) {
+        require_threads(n, "n");
+        fc::set_num_threads(n);
+      },
+      "n"_a);
+  m.def(
+      "set_thread_override",
+      [](int n) {
+        if (n != 0) require_threads(n, "n");
+        return fc::set_thread_override(n);
+      },
+      "n"_a);
+  m.def("set_verbose", fc::set_verbose, "level"_a);
+  m.def("kernels", kernels, "op"_a = py::none());
+  m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);
+  m.def("measure_fma_peak", measure_fma_peak, "isa"_a, "threads"_a, "milliseconds"_a);
+  m.def("measure_read_bandwidth", measure_read_bandwidth, "array"_a, "threads"_a, "repeats"_a);
+  m.def("measure_copy_bandwidth", measure_copy_bandwidth, "source"_a, "out"_a, "threads"_a, "repeats"_a);
+}
+
+}  // namespace fastconv::bindings
