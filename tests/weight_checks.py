@@ -84,8 +84,10 @@ def refuse_cheaply(path: Path, content: bytes) -> None:
 
 
 def open_files() -> set[str]:
-    """Paths that this process has open, where the system tells. By path, not by number: what an earlier test left to the
-    garbage collector may be closed at any moment."""
+    """Paths that this process has open, where the system tells.
+
+    By path and not by number: what an earlier test left to the garbage collector may be closed at any moment.
+    """
     table = Path("/proc/self/fd")
     found = set()
     for entry in table.iterdir() if table.is_dir() else ():
