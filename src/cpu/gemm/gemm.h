@@ -38,6 +38,7 @@ constexpr int64_t kMaxNr = 64;  // widest register tile that packing provides fo
 inline int64_t reduction(const Problem& p) {
   return p.kh * p.kw * p.icg();
 }
+
 // A thread's rectangle of work: output pixels (in units of the driver's choice) x panels of all groups. Which thread
 // computes an output changes nothing about its value, so the split may depend on the number of threads and on n.
 struct Rectangle {
