@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import fastconv
 from fastconv import _core
 
-from .timing import Candidate, Sampler
+from .timing import Candidate, Place, Sampler
 
 F32 = NDArray[np.float32]
 
@@ -145,7 +145,7 @@ class Yardstick:
         self.isa, self.threads, self.clock = isa, threads, clock
         self.moments: list[float] = []
         self.values: list[float] = []  # FLOP/s
-        self.pinned: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.pinned: Place = nullcontext
 
     def __call__(self) -> None:
         with self.pinned():

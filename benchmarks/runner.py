@@ -24,10 +24,11 @@ from .unit import Bench, Row, Unit, WrongResultError, statistics
 
 __all__ = ["Run", "Settings", "WrongResultError", "selected"]
 
-#: Visits that a layer gets at most, and how much of the time preparing it again may take.
+#: Visits that a layer gets at most; how many are planned before it is known what one costs; and how much of the time
+#: preparing, warming up and evicting may take.
 MAX_VISITS = 10
-FIRST_PLAN = 4
-PREPARE_SHARE = 0.35
+FIRST_PLAN = 6
+OVERHEAD_SHARE = 0.35
 #: Seconds between two writes of the file, at least.
 SAVE_SECONDS = 3.0
 #: Caps oneDNN (in PyTorch) where only a lower ISA level is measured: peers get the same instructions.
@@ -198,8 +199,8 @@ class Run:
                 if left <= 0:
                     break
                 shuffle.shuffle(pending)
-                preparing = sum(unit.prepare_seconds for unit in pending if not unit.lasting)
-                more = max(1, min(MAX_VISITS - round_number, int(PREPARE_SHARE * left / max(preparing, 1e-3))))
+                overhead = sum(unit.overhead for unit in pending)
+                more = max(1, min(MAX_VISITS - round_number, int(OVERHEAD_SHARE * left / max(overhead, 1e-3))))
                 steps = number + more * len(pending)
             end = time.perf_counter() + left / more
             for position, unit in enumerate(pending):

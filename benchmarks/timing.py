@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
+Place = Callable[[], AbstractContextManager[object]]
 
 #: Calls timed in one turn at most, and the seconds that a turn should not take longer than (a slow call gets a shorter
 #: burst).
@@ -55,14 +56,16 @@ class Series:
 @dataclass
 class Candidate:
     """Something to time. `settle` is the pause in seconds that others need after it, until its own threads have gone to
-    sleep; `inputs` the arrays that it reads as its input; `pinned` puts its threads in their places."""
+    sleep; `inputs` the arrays that it reads as its input. `learn` makes the warm-up calls, sees which threads work, and
+    says where the calling one goes for its turns (`pinned`)."""
 
     key: str
     call: Callable[[], object]
     settle: float = 0.001
     series: Series = field(default_factory=Series)
     inputs: tuple[NDArray[Any], ...] = ()
-    pinned: Callable[[], AbstractContextManager[object]] = nullcontext
+    learn: Callable[[Callable[[], object]], Place] | None = None
+    pinned: Place = nullcontext
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class Sampler:
     order: random.Random = field(default_factory=lambda: random.Random(1))
     #: What evicting took last time, in seconds.
     evict_seconds: float = 0.05
+    #: What the last visit spent on warming up and on evictions: it costs that however many samples it takes.
+    fixed_seconds: float = 0.0
 
     def visit(self, candidates: Sequence[Candidate], limit: float, cold: int = 0) -> None:
         """Takes samples of all candidates for at most `limit` seconds, and `cold` ones each with evicted caches.
@@ -155,15 +160,15 @@ class Sampler:
         counts = [len(c.series.samples) for c in candidates]
         try:
             for candidate in candidates:
-                with candidate.pinned():
-                    burst = self._warm(candidate)
-                if not candidate.series.samples:
-                    candidate.series.burst = burst
+                self._warm(candidate)
+            self.fixed_seconds = self.clock() - start
             deadline = start + limit - cold * len(candidates) * self.evict_seconds
             for _ in self._rounds(candidates, deadline, counts):
                 self.yardstick()
+            before_cold = self.clock()
             for _ in range(cold):
                 self._cold_round(candidates)
+            self.fixed_seconds += self.clock() - before_cold
         finally:
             middle = (start + self.clock()) / 2
             for candidate, before in zip(candidates, counts, strict=True):
@@ -218,14 +223,22 @@ class Sampler:
                 candidate.series.cold.append(self.clock() - begin)
             self.sleep(candidate.settle)
 
-    def _warm(self, candidate: Candidate) -> int:
-        """Calls it for a while, at least twice unless it is slow, and says how many calls make a burst."""
-        start = self.clock()
-        shortest = math.inf
-        while True:
-            begin = self.clock()
-            candidate.call()
-            end = self.clock()
-            shortest = min(shortest, end - begin)
-            if end - start >= self.warm_up:
-                return max(1, min(BURST, int(BURST_SECONDS / max(shortest, 1e-9))))
+    def _warm(self, candidate: Candidate) -> None:
+        """Calls it for a while, at least twice unless it is slow: learns where its threads are, and at its first visit
+        how many calls make a burst."""
+        times: list[float] = []
+
+        def calls() -> None:
+            start = end = self.clock()
+            while not times or end - start < self.warm_up:
+                begin = self.clock()
+                candidate.call()
+                end = self.clock()
+                times.append(end - begin)
+
+        if candidate.learn is not None:
+            candidate.pinned = candidate.learn(calls)
+        else:
+            calls()
+        if not candidate.series.samples:
+            candidate.series.burst = max(1, min(BURST, int(BURST_SECONDS / max(min(times), 1e-9))))

@@ -27,6 +27,10 @@ F32 = NDArray[np.float32]
 Row = dict[str, Any]
 
 
+#: Visits that take samples with evicted caches.
+COLD_VISITS = 4
+
+
 class WrongResultError(RuntimeError):
     """A result differs from the oracle by more than rounding can explain."""
 
@@ -86,7 +90,7 @@ class Unit:
     kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict)
     failed: set[tuple[str, ...]] = field(default_factory=set)
     visits: int = 0
-    prepare_seconds: float = 0.0
+    overhead: float = 0.0  # seconds of the last visit for preparing, warming up and evictions
     _entries: list[Entry] = field(default_factory=list)
 
     def build(self) -> list[Entry]:
@@ -107,17 +111,18 @@ class Unit:
             entries = self._entries or self.build()
             if self.lasting:
                 self._entries = entries
-            self.prepare_seconds = time.perf_counter() - start
+            preparing = time.perf_counter() - start
             candidates: list[Candidate] = []
             for entry in entries:
                 kept = self._keep(entry.key, entry.row)
-                place = bench.pinner.learn(_repeated(entry.call))
-                candidates.append(Candidate(entry.key[0], entry.call, entry.settle, kept.series, entry.inputs, place))
+                learn = bench.pinner.learn
+                candidates.append(Candidate(entry.key[0], entry.call, entry.settle, kept.series, entry.inputs, learn))
             try:
                 left = limit - (time.perf_counter() - start)
                 bench.sampler.visit(candidates, max(left, 0.0), self._cold_calls(len(entries), left))
             finally:
                 self.visits += 1
+                self.overhead = preparing + bench.sampler.fixed_seconds
                 for kept in self.kept.values():
                     if kept.series.samples:
                         bench.run.finish(kept.row, kept.series, kept.prepare, bench)
@@ -126,9 +131,9 @@ class Unit:
         return self.kept.setdefault(key, _Kept(row, Series()))
 
     def _cold_calls(self, entries: int, left: float) -> int:
-        """Calls with evicted caches: one to three a row and visit, within a third of the time."""
+        """Calls with evicted caches: one to three a row in the first visits, within a third of the time."""
         bench = self.bench
-        if bench.evictor is None or not entries:
+        if bench.evictor is None or not entries or self.visits >= COLD_VISITS:
             return 0
         return max(1, min(3, int(0.33 * left / (entries * bench.sampler.evict_seconds))))
 
@@ -237,19 +242,6 @@ def statistics(row: Row, series: Series, prepare: float, roofs: Roofs, clocks: l
     if math.isfinite(prepare):
         # A first call plans, packs and computes; the rest of it is what a prepared layer saves.
         row["pack_ms"] = max(0.0, prepare * 1e3 - summary.median)
-
-
-def _repeated(call: Callable[[], object], seconds: float = 0.02) -> Callable[[], None]:
-    """Calls it for so long, once at least: enough to see which threads work."""
-
-    def calls() -> None:
-        end = time.perf_counter() + seconds
-        while True:
-            call()
-            if time.perf_counter() >= end:
-                return
-
-    return calls
 
 
 def one_line(text: str) -> str:
