@@ -26,9 +26,9 @@ __all__ = ["Run", "Settings", "WrongResultError", "selected"]
 
 #: Visits that a layer gets at most; how many are planned before it is known what one costs; and how much of the time
 #: preparing, warming up and evicting may take.
-MAX_VISITS = 10
-FIRST_PLAN = 6
-OVERHEAD_SHARE = 0.35
+MAX_VISITS = 40
+FIRST_PLAN = 8
+OVERHEAD_SHARE = 0.45
 #: Seconds between two writes of the file, at least.
 SAVE_SECONDS = 3.0
 #: Caps oneDNN (in PyTorch) where only a lower ISA level is measured: peers get the same instructions.

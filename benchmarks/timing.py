@@ -28,8 +28,8 @@ Place = Callable[[], AbstractContextManager[object]]
 #: burst).
 BURST = 5
 BURST_SECONDS = 0.1
-#: A row rests once it has so many samples, however noisy.
-MAX_SAMPLES = 600
+#: Bursts that a row takes in one visit at most: another visit tells more than more of the same.
+VISIT_BURSTS = 6
 #: Visits that every layer gets, unless the time is up before.
 MIN_VISITS = 3
 #: Half the width of the median's 95 % interval, as a fraction of the median, at which a row is known well enough.
@@ -48,8 +48,6 @@ class Series:
 
     def known(self, target: float = TARGET_SPREAD) -> bool:
         """Whether more samples would hardly change the median."""
-        if len(self.samples) >= MAX_SAMPLES:
-            return True
         return len(self.visits) >= MIN_VISITS and median_spread(self.samples, self.burst, self.visits) <= target
 
 
@@ -140,6 +138,7 @@ class Sampler:
 
     yardstick: Callable[[], object] = lambda: None
     evict: Callable[[], object] | None = None
+    #: Seconds of calls before a first visit's samples; later visits, of code that has run before, take half.
     warm_up: float = 0.02
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
@@ -163,7 +162,7 @@ class Sampler:
                 self._warm(candidate)
             self.fixed_seconds = self.clock() - start
             deadline = start + limit - cold * len(candidates) * self.evict_seconds
-            for _ in self._rounds(candidates, deadline, counts):
+            for _ in self._rounds(candidates, deadline):
                 self.yardstick()
             before_cold = self.clock()
             for _ in range(cold):
@@ -176,24 +175,23 @@ class Sampler:
                     candidate.series.visits.append(len(candidate.series.samples) - before)
                     candidate.series.moments.append(middle)
 
-    def _rounds(self, candidates: Sequence[Candidate], deadline: float, counts: list[int]) -> Iterator[None]:
-        """Turns of all candidates until the deadline; yields after each round. A candidate that is known well enough
-        goes on as long as any is not, so that the samples of one layer span the same stretch of time."""
+    def _rounds(self, candidates: Sequence[Candidate], deadline: float) -> Iterator[None]:
+        """Turns of all candidates until the deadline or the most that a visit takes; yields after each round. A
+        candidate that is known well enough goes on as long as any is not, so that the samples of one layer span the
+        same stretch of time."""
         settle = 0.02
-        first = True
-        while first or (self.clock() < deadline and not all(c.series.known() for c in candidates)):
-            turns = list(enumerate(candidates))
+        for number in range(VISIT_BURSTS):
+            first = number == 0
+            if not first and (self.clock() >= deadline or all(c.series.known() for c in candidates)):
+                return
+            turns = list(candidates)
             self.order.shuffle(turns)
-            for number, candidate in turns:
+            for candidate in turns:
                 if not first and self.clock() >= deadline:
                     return
-                taken = len(candidate.series.samples)
-                if taken >= MAX_SAMPLES and taken > counts[number]:
-                    continue
                 self.sleep(settle)
                 self._burst(candidate)
                 settle = candidate.settle
-            first = False
             # The yardstick uses threads too: those of the last candidate must be asleep.
             self.sleep(settle)
             settle = 0.001
@@ -230,7 +228,8 @@ class Sampler:
 
         def calls() -> None:
             start = end = self.clock()
-            while not times or end - start < self.warm_up:
+            enough = self.warm_up / 2 if candidate.series.visits else self.warm_up
+            while not times or end - start < enough:
                 begin = self.clock()
                 candidate.call()
                 end = self.clock()
