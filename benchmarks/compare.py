@@ -1,7 +1,8 @@
 """Two runs, row by row: FASTER, SLOWER, SAME or UNSURE, from the samples and not from two numbers.
 
 Both runs are set to one clock first: beside every visit a fixed loop was timed, and a machine that ran 5 % slower then
-is not a kernel that did. For each row that both runs have, the ratio of the medians (B over A) and its 95 % interval
+is not a kernel that did. (Rows that the L3 or memory bounds stay as measured: those have clocks of their own.) For each
+row that both runs have, the ratio of the medians (B over A) and its 95 % interval
 come from a bootstrap over visits and bursts. With a margin m (5 % unless told):
 
     SLOWER  the ratio is above 1 + m, and its interval above 1 + m / 2     (FASTER: the same, turned round)
@@ -72,7 +73,7 @@ def word(ratio: float, low: float, high: float, margin: float) -> str:
 
 def compare_rows(a: Row, b: Row, margin: float = MARGIN, one_clock: bool = True) -> Change:
     """The verdict on one row of two runs."""
-    clocks = one_clock and all(value > 0 for value in (*a["clock"], *b["clock"]))
+    clocks = one_clock and follows_clock(a) and all(value > 0 for value in (*a["clock"], *b["clock"]))
     ratios = resampled_medians(b, 2, clocks) / resampled_medians(a, 1, clocks)
     low, high = interval(ratios)
     middle = [float(np.median(np.concatenate(row_bursts(row, clocks)))) for row in (a, b)]
@@ -80,6 +81,11 @@ def compare_rows(a: Row, b: Row, margin: float = MARGIN, one_clock: bool = True)
     raw = float(np.median(b["samples_ms"]) / np.median(a["samples_ms"]))
     verdict = "UNSURE" if thin([a, b]) else word(ratio, low, high, margin)
     return Change(a, b, raw, ratio, low, high, verdict)
+
+
+def follows_clock(row: Row) -> bool:
+    """Whether the core's clock sets the pace of a row: its arithmetic does, and so do the caches in the core."""
+    return row.get("bound", "compute") in ("compute", "l2")
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], margin: float = MARGIN, one_clock: bool = True) -> list[Change]:

@@ -61,6 +61,14 @@ def test_runs_are_set_to_one_clock_on_one_machine_only() -> None:
     assert any("processor differs" in line for line in compare.differences(a, b))
 
 
+def test_rows_that_memory_bounds_do_not_follow_the_core_clock() -> None:
+    rng = _rng()
+    a = row(*noisy(rng, 1.0), bound="l3")
+    b = row(noisy(rng, 1.0)[0], a["visits"], [320.0] * 5, bound="l3")  # a slower clock, the same time
+    assert compare.compare_rows(a, b).verdict == "SAME"
+    assert compare.compare_rows({**a, "bound": "l2"}, {**b, "bound": "l2"}).verdict == "FASTER"
+
+
 @pytest.mark.parametrize(
     ("ratio", "low", "high", "word"),
     [
