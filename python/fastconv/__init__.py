@@ -32,7 +32,7 @@ def _load_core() -> None:
     keeps it; the environment is left as it was found.
     """
     short = {
-        "GOMP_SPINCOUNT": "600",  # GNU; a PAUSE is 40 to 140 cycles: 10 to 30 microseconds
+        "GOMP_SPINCOUNT": "900",  # GNU; a PAUSE is 40 to 140 cycles: 15 to 45 microseconds
         "KMP_BLOCKTIME": "0",  # LLVM, in milliseconds
     }
     if "OMP_WAIT_POLICY" in os.environ:

@@ -29,9 +29,10 @@ std::atomic<bool> threads_at_fork{
     false};  // the process had other threads when it last forked: maybe an OpenMP pool, ours or another library's
 std::atomic<bool> orphaned{false};  // this process is a fork of one for which either held
 
-// 10 to 25 microseconds on x86, where a PAUSE takes 40 to 140 cycles: longer than the steps of a network differ between threads,
-// shorter than a time slice.
-constexpr int kSpins = 500;
+// 100 to 250 microseconds on x86, where a PAUSE takes 40 to 140 cycles: a thread that sleeps at a meeting comes back 50 and
+// more microseconds late, makes the others wait at the next one, and a layer of 80 microseconds then takes 180. With more threads
+// than processors the one that is waited for may need this processor: 10 to 25 microseconds.
+constexpr int kSpins = 5000, kSpinsCrowded = 500;
 
 // More threads than this never pay and may be more than the system grants, which the OpenMP runtime answers by ending the process.
 int most_threads() {
@@ -111,7 +112,8 @@ void Barrier::wait() {
     round_.notify_all();
     return;
   }
-  for (int i = 0; i < kSpins; ++i) {
+  const int spins = count_.load(std::memory_order_relaxed) > machine_info().cpus_affinity ? kSpinsCrowded : kSpins;
+  for (int i = 0; i < spins; ++i) {
     if (round_.load(std::memory_order_acquire) != round) return;
     relax();
   }
@@ -174,6 +176,7 @@ void run_region(int nthr, RegionFn fn, void* context) {
     barrier.set_count(n);                 // the same value from every thread, before it first waits
     const DefaultFloatingPoint environment;
     fn(context, omp_get_thread_num(), n, barrier);
+    if (n > 1) barrier.wait();  // the runtime's own barrier at the end sleeps as early as an idle worker should
   }
 }
 
