@@ -13,17 +13,28 @@ namespace fastconv {
 using PlanPtr = std::shared_ptr<const Plan>;
 using Preference = std::vector<std::string>;  // names in order of preference; "auto" leaves the choice to the list
 
+// What "auto" may take into account beside the problem; an algorithm that the caller names is taken whatever it says.
+struct Choice {
+  bool prepared = true;  // weights are packed once and used often
+  bool winograd = true;  // Winograd may be taken; FASTCONV_WINOGRAD=0 forbids it too
+
+  auto operator<=>(const Choice&) const = default;
+};
+
 struct Unsupported : std::runtime_error {  // NotImplementedError
   using std::runtime_error::runtime_error;
 };
 
 // The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its
 // reason; std::invalid_argument for a name that no algorithm of the op has.
-PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"});
+PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, const Choice& choice = {});
 
 // FASTCONV_KERNEL: the algorithm or driver ("im2col", "conv_direct_depthwise") that stands for "auto" where an op has it; "" if not set.
 // std::invalid_argument when no op has one of that name.
 const std::string& forced_kernel();
+
+// False where FASTCONV_WINOGRAD is 0; std::invalid_argument when it is neither 0 nor 1.
+bool winograd_allowed();
 
 // Cycles that one core would need, roughly: what decides whether a second thread pays.
 double estimated_cycles(const Problem& problem);

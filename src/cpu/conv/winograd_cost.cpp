@@ -1,0 +1,54 @@
+// Cycles of one core for one image (from the problem less its n, so that the choice never depends on the batch).
+//   products       2 vectors of FMA a cycle at kEfficiency, less for short register tiles, whose weights are loaded for
+//                  fewer pixels
+//   weights        from beyond the L2 where they do not fit into it: they stream while the products run, so the longer
+//                  of the two counts
+//   transforms     cycles a tile and vector of channels, as measured for the leaves
+//   packing        counted where each call packs its weights
+// The constants are those of one machine (2-core Granite-Rapids-class Xeon); the ratios are what matters.
+#include <algorithm>
+#include <cmath>
+
+#include "common/buffer.h"
+#include "cpu/conv/winograd.h"
+#include "cpu/gemm/gemm.h"
+
+namespace fastconv {
+namespace {
+
+constexpr double kEfficiency = 0.88;
+constexpr double kStreamed = 7;        // bytes a cycle from beyond the L2
+constexpr double kPackCopied = 2;      // cycles a weight and position that is copied, and
+constexpr double kPackTransformed = 1.2;  // one that is a transform's result
+
+// `positions` products of [pixels, k] by [k, oc].
+double product_cycles(const GemmUkernel& leaf, double positions, double pixels, double k, double oc, int64_t l2) {
+  const double height = pixels / std::ceil(pixels / leaf.mr), weight_bytes = 4 * positions * k * oc;
+  const double products = positions * pixels * k * oc / leaf.nr / kEfficiency * (1 + 1 / height);
+  return weight_bytes > static_cast<double>(l2) / 2 ? std::max(products, weight_bytes / kStreamed) : products;
+}
+
+}  // namespace
+
+double direct_cycles(const Problem& p, const Machine& machine, bool prepared) {
+  const GemmUkernel& leaf = *find_ukernel<GemmUkernel>(machine.isa);
+  const double ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc), weights = 9 * ic * oc;
+  const double pixels = static_cast<double>(p.oh) * static_cast<double>(p.ow);
+  return product_cycles(leaf, 1, pixels, 9 * ic, oc, machine.l2_bytes) +
+         (prepared ? 0 : kPackCopied * weights);
+}
+
+double winograd_cycles(const Problem& p, const Machine& machine, bool prepared, int64_t out) {
+  const GemmUkernel& leaf = *find_ukernel<GemmUkernel>(machine.isa);
+  const double lanes = leaf.nr / 2.0, ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
+  const double positions = static_cast<double>((out + 2) * (out + 2)), weights = positions * ic * oc;
+  const double tiles = static_cast<double>(div_up(p.oh, out)) * static_cast<double>(div_up(p.ow, out));
+  // Planes are transposed on the way in and out.
+  const double transposed = p.layout == Layout::nchw ? 1.5 : 1;
+  const double transform = positions * 3.5 * transposed * (machine.isa == Isa::scalar ? 4 : 1);
+  return product_cycles(leaf, positions, tiles, ic, oc, machine.l2_bytes) +
+         tiles * transform * (std::ceil(ic / lanes) + std::ceil(oc / lanes)) +
+         (prepared ? 0 : kPackTransformed * weights);
+}
+
+}  // namespace fastconv
