@@ -52,7 +52,7 @@ const char* conv2d(const py::array& input, const py::array& weight, const std::o
     args.residual = in(*residual, "residual");
   }
   args.dst = out(dst, fc::output_shape(p), "out");
-  const fc::PlanPtr plan = fc::make_plan(p, algorithms, {false, winograd});
+  const fc::PlanPtr plan = fc::make_plan(p, algorithms, winograd);
   const py::gil_scoped_release unlocked;
   fc::run_single(*plan, args, wei);
   return plan->algorithm->name;
@@ -123,7 +123,7 @@ py::dict explain_conv2d(const fc::Shape& input, const fc::Shape& weight, bool bi
   return describe(
       *fc::make_plan(fc::conv2d_problem(input, weight, bias ? oc : -1, residual, stride, padding, dilation, groups,
                                         fc::parse_layout(layout, "layout"), wl, activation_of(activation)),
-                     algorithms, {false, winograd}));
+                     algorithms, winograd));
 }
 
 template <class T>

@@ -71,7 +71,7 @@ void add_programs(py::module_& m) {
              fc::Pair dilation, const std::string& layout, const fc::Preference& algorithms,
              const std::optional<std::string>& activation, int residual, bool winograd) {
             return self.conv2d(x, std::move(weights), stride, padding, dilation, fc::parse_layout(layout, "layout"),
-                               algorithms, {true, winograd}, activation_of(activation), residual);
+                               algorithms, winograd, activation_of(activation), residual);
           },
           "x"_a, py::arg("weights").none(false), "stride"_a, "padding"_a, "dilation"_a, "layout"_a, "algorithms"_a,
           "activation"_a = py::none(), "residual"_a = -1, "winograd"_a = true)

@@ -88,9 +88,8 @@ struct Algorithm {
   void (*run)(const Plan&, const Operands&, Worker&);
   // ISA levels it has leaves for, best first, with the leaf's name. Listed by `kernels`.
   std::vector<std::pair<Isa, const char*>> (*leaves)();
-  // "auto" asks those that return true last, though they could do the problem. `prepared`: weights are packed once and used
-  // often; else each call packs them. May be null: never.
-  bool (*prefers_not)(const Problem&, const Machine&, bool prepared) = nullptr;
+  // "auto" asks those that return true last, though they could do the problem. May be null: never.
+  bool (*prefers_not)(const Problem&, const Machine&) = nullptr;
   bool winograd = false;  // "auto" may be told to leave these out
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kCachedPlans = 1024;  // far more than a network has layers; an entry is a few hundred bytes
 
-using Key = std::tuple<Problem, Preference, Choice, Isa>;
+using Key = std::tuple<Problem, Preference, bool, Isa>;
 
 // Least recently used goes first.
 class Cache {
@@ -66,8 +66,7 @@ std::string known_names(const std::vector<const Algorithm*>& list) {
   return known;
 }
 
-PlanPtr plan_uncached(const Problem& problem, const Preference& preference, const Choice& choice,
-                      const Machine& machine) {
+PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool winograd, const Machine& machine) {
   const std::vector<const Algorithm*>& list = cpu_algorithms(problem.op);
   auto plan = std::make_shared<Plan>();
   plan->problem = problem;
@@ -93,9 +92,9 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
       std::vector<const Algorithm*> last;
       for (const Algorithm* a : list) {
         if (refused(a, a->refuses(problem, machine))) continue;
-        if (a->winograd && !(choice.winograd && winograd_allowed())) {
+        if (a->winograd && !(winograd && winograd_allowed())) {
           refused(a, "Winograd is not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
-        } else if (a->prefers_not && a->prefers_not(problem, machine, choice.prepared)) {
+        } else if (a->prefers_not && a->prefers_not(problem, machine)) {
           refused(a, "another is expected to be faster here");
           last.push_back(a);
         } else if (take(a)) {
@@ -116,11 +115,11 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
 
 }  // namespace
 
-PlanPtr make_plan(const Problem& problem, const Preference& preference, const Choice& choice) {
+PlanPtr make_plan(const Problem& problem, const Preference& preference, bool winograd) {
   const Machine machine = current_machine();
-  const Key key(problem, preference, choice, machine.isa);
+  const Key key(problem, preference, winograd, machine.isa);
   if (PlanPtr plan = cache().find(key)) return plan;
-  PlanPtr plan = plan_uncached(problem, preference, choice, machine);
+  PlanPtr plan = plan_uncached(problem, preference, winograd, machine);
   if (verbose_level() > 0) log_plan("plan", *plan, 0);
   cache().insert(key, plan);
   return plan;

@@ -13,21 +13,13 @@ namespace fastconv {
 using PlanPtr = std::shared_ptr<const Plan>;
 using Preference = std::vector<std::string>;  // names in order of preference; "auto" leaves the choice to the list
 
-// What "auto" may take into account beside the problem; an algorithm that the caller names is taken whatever it says.
-struct Choice {
-  bool prepared = true;  // weights are packed once and used often
-  bool winograd = true;  // Winograd may be taken; FASTCONV_WINOGRAD=0 forbids it too
-
-  auto operator<=>(const Choice&) const = default;
-};
-
 struct Unsupported : std::runtime_error {  // NotImplementedError
   using std::runtime_error::runtime_error;
 };
 
 // The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its
-// reason; std::invalid_argument for a name that no algorithm of the op has.
-PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, const Choice& choice = {});
+// reason; std::invalid_argument for a name that no algorithm of the op has. `winograd`: whether "auto" may take Winograd.
+PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, bool winograd = true);
 
 // FASTCONV_KERNEL: the algorithm or driver ("im2col", "conv_direct_depthwise") that stands for "auto" where an op has it; "" if not set.
 // std::invalid_argument when no op has one of that name.

@@ -97,15 +97,14 @@ int Program::step(const Problem& problem, int x, const Preference& preference, c
 }
 
 int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation,
-                    Layout layout, const Preference& preference, const Choice& choice, Activation activation,
-                    int residual) {
+                    Layout layout, const Preference& preference, bool winograd, Activation activation, int residual) {
   const Problem p = conv2d_problem(checked(x).shape, weights->shape(), weights->bias_size(), residual >= 0, stride,
                                    padding, dilation, weights->groups(), layout, weights->layout(), activation);
   if (residual >= 0 && checked(residual).shape != fastconv::output_shape(p))
     throw std::invalid_argument("residual must have the output's shape " + to_string(fastconv::output_shape(p)) +
                                 ", got " + to_string(checked(residual).shape));
   Step s;
-  s.plan = make_plan(p, preference, choice);
+  s.plan = make_plan(p, preference, winograd);
   s.src = x;
   s.residual = residual;
   s.weights = std::move(weights);

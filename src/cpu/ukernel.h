@@ -90,9 +90,9 @@ struct WinogradUkernel {
     void (*input_planes)(const WinogradInput*);    // src [c][y][x]
     void (*output_pixels)(const WinogradOutput*);  // dst [y][x][c]
     void (*output_planes)(const WinogradOutput*);  // dst [c][y][x]
-    // u[position * u_position + j] = (G g G')[position] of the kernel g[tap * count + j], tap = 3 r + s, j < count; in
+    // u[position * u_position + j] = (G g G')[position] of the kernel g[tap * g_tap + j], tap = 3 r + s, j < count; in
     // float64, rounded once. count is a multiple of 8.
-    void (*weights)(const float* g, float* u, int64_t u_position, int64_t count);
+    void (*weights)(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count);
   } f23, f43;
 };
 

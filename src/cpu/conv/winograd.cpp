@@ -3,8 +3,8 @@
 // The sum over channels is a matrix product a position of the t x t tile: V[tiles, ic] by U[ic, oc]. Transforms:
 // winograd_body.h. Products: the GEMM leaf.
 // Operands: packed U [panel][position][ic][nr], transformed in float64 and rounded once, zero-padded channels.
-// Scratch: V [position][tile][ic] and M [position][tile][nr], distances an odd number of cache lines, so that the positions
-// spread over the cache sets.
+// Scratch: V [tile][position][ic] and M [tile][position][nr], tiles an odd number of cache lines apart, so that they spread
+// over the cache sets: transforms walk through memory in order, products read and write a row a tile.
 // Blocking: a group of blocking.mc tiles stays in the L2 from input transform to output transform; panels outside,
 // positions inside, so that U is read in order, M is one panel wide and V is read from the L2.
 // Threads: tiles are shared out where there are many. Where weights outweigh them, all threads transform channels of
@@ -14,6 +14,7 @@
 // Measured: not yet.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/conv/winograd.h"
 #include "cpu/gemm/gemm.h"
@@ -23,24 +24,29 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t kMaxScratchBytes = 64 << 20;
-constexpr int64_t kSlice = 16;  // channels, one cache line: what threads share out of a common V
+constexpr double kWorthwhileCycles = 50000;  // an image: below this, exact small integers are worth more
+constexpr int64_t kGroup = 28;               // tiles; 14, 42, 49 and 56 were up to a tenth slower at ResNet-50's shapes
+constexpr int64_t kSlice = 16;               // channels, one cache line: what threads share out of a common V
 
 // Sizes and leaves of F(O x O, 3 x 3) for one problem.
 template <int O>
 struct Winograd {
   static constexpr int64_t kOut = O, kIn = O + 2, kPositions = kIn * kIn;
 
-  explicit Winograd(const Problem& p) : rows(div_up(p.oh, kOut)), columns(div_up(p.ow, kOut)), v_tile(odd_lines(p.ic)) {}
+  explicit Winograd(const Problem& p)
+      : rows(div_up(p.oh, kOut)),
+        columns(div_up(p.ow, kOut)),
+        v_position(round_up(p.ic, 16)),
+        v_tile(odd_lines(kPositions * v_position)) {}
   static const WinogradUkernel::Transforms& leaf(Isa isa) {
     const WinogradUkernel& k = *find_ukernel<WinogradUkernel>(isa);
     return O == 2 ? k.f23 : k.f43;
   }
   int64_t tiles() const { return rows * columns; }  // of one image
-  int64_t v_position(int64_t group) const { return odd_lines(group * v_tile); }
-  static int64_t m_position(int64_t group, int64_t nr) { return odd_lines(group * nr); }
+  static int64_t m_tile(int64_t nr) { return odd_lines(kPositions * nr); }
 
   int64_t rows, columns;
-  int64_t v_tile;
+  int64_t v_position, v_tile;
 };
 
 template <int O>
@@ -65,16 +71,14 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   plan.packed_bytes = b.panels * W::kPositions * p.ic * b.nr * 4;
   plan.pack_tag = "winograd f" + std::to_string(O) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
-  // V and M of a group beside U, if that fits with them, or beside two panels of it that stream by.
-  const int64_t panels = std::min<int64_t>(plan.packed_bytes, 2 * 4 * p.ic * b.nr);
-  const int64_t weights = plan.packed_bytes <= machine.l2_bytes / 3 ? plan.packed_bytes : panels;
-  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 4 - weights, 64 << 10);
-  const int64_t group = room / (W::kPositions * (w.v_tile + b.nr) * 4);
-  b.mc = std::max(b.mr, group / b.mr * b.mr);
+  // As many tiles as keep the products busy while U streams by, in whole register tiles; fewer where V and M of the group
+  // would not stay in the L2 beside some of U.
+  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 5, 64 << 10) / (4 * (w.v_tile + W::m_tile(b.nr)));
+  b.mc = std::max<int64_t>(1, std::min(kGroup, room) / b.mr) * b.mr;
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
-  plan.scratch_bytes = W::kPositions * 4 * (w.v_position(b.mc) + W::m_position(b.mc, b.nr));
+  plan.scratch_bytes = 4 * b.mc * (w.v_tile + W::m_tile(b.nr));
 }
 
 template <int O>
@@ -83,22 +87,30 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const auto transform = W::leaf(plan.isa).weights;
-  constexpr int64_t kTaps = 9;
-  const int64_t nr = b.nr;
-  // Distances in the caller's weights.
-  int64_t by_oc = p.ic * kTaps, by_ic = kTaps, by_tap = 1;
-  if (p.weight_layout == WeightLayout::ohwi) by_ic = 1, by_tap = p.ic;
-  if (p.weight_layout == WeightLayout::hwio) by_oc = 1, by_ic = p.oc, by_tap = p.ic * p.oc;
-  alignas(64) float kernels[kTaps * kMaxNr];
-  const Range mine = share(b.panels * p.ic, worker.tid, worker.nthr);
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  constexpr int64_t kTaps = 9, kChunk = 16;  // input channels at a time
+  const int64_t nr = b.nr, chunks = div_up(p.ic, kChunk);
+  const bool taps_inner = p.weight_layout == WeightLayout::oihw;
+  alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
+  const Range mine = share(b.panels * chunks, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
-    const int64_t panel = unit / p.ic, c = unit % p.ic, first = panel * nr, count = std::min(nr, p.oc - first);
-    if (count < nr) std::fill(kernels, kernels + kTaps * nr, 0.0f);
-    const float* from = wei + first * by_oc + c * by_ic;
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t tap = 0; tap < kTaps; ++tap) kernels[tap * nr + j] = from[j * by_oc + tap * by_tap];
-    float* out = static_cast<float*>(packed) + (panel * W::kPositions * p.ic + c) * nr;
-    transform(kernels, out, p.ic * nr, nr);
+    const int64_t panel = unit / chunks, c0 = unit % chunks * kChunk, channels = std::min(kChunk, p.ic - c0);
+    const int64_t first = panel * nr, count = std::min(nr, p.oc - first);
+    if (count < nr) std::fill(rows, rows + kChunk * kTaps * nr, 0.0f);
+    if (taps_inner) {
+      move.transpose(wei + (first * p.ic + c0) * kTaps, p.ic * kTaps, rows, nr, count, channels * kTaps);
+    } else if (p.weight_layout == WeightLayout::ohwi) {
+      for (int64_t tap = 0; tap < kTaps; ++tap)
+        move.transpose(wei + (first * kTaps + tap) * p.ic + c0, p.ic * kTaps, rows + tap * kChunk * nr, nr, count,
+                       channels);
+    } else {
+      for (int64_t tap = 0; tap < kTaps; ++tap)
+        for (int64_t c = 0; c < channels; ++c)
+          std::memcpy(rows + (tap * kChunk + c) * nr, wei + (tap * p.ic + c0 + c) * p.oc + first, count * 4);
+    }
+    float* out = static_cast<float*>(packed) + (panel * W::kPositions * p.ic + c0) * nr;
+    for (int64_t c = 0; c < channels; ++c)
+      transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, p.ic * nr, nr);
   }
 }
 
@@ -123,17 +135,17 @@ void transform_input(const Plan& plan, const Operands& args, const Winograd<O>& 
   const Problem& p = plan.problem;
   const auto& leaf = Winograd<O>::leaf(plan.isa);
   WinogradInput t{};
-  t.v_position = w.v_position(plan.blocking.mc), t.v_tile = w.v_tile;
+  t.v_position = w.v_position, t.v_tile = w.v_tile;
   t.ic = p.ic, t.ih = p.ih, t.iw = p.iw, t.pt = p.pt, t.pl = p.pl;
   t.channel = channels.begin, t.channels = channels.end - channels.begin;
   if (t.channels <= 0) return;
-  for_each_rectangle(w, first, count, [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column,
-                                          int64_t columns) {
-    t.src = args.src + image * p.ic * p.ih * p.iw;
-    t.v = v + offset * w.v_tile + t.channel;
-    t.row = row, t.rows = rows, t.column = column, t.columns = columns;
-    p.layout == Layout::nhwc ? leaf.input_pixels(&t) : leaf.input_planes(&t);
-  });
+  for_each_rectangle(w, first, count,
+                     [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                       t.src = args.src + image * p.ic * p.ih * p.iw;
+                       t.v = v + offset * w.v_tile + t.channel;
+                       t.row = row, t.rows = rows, t.column = column, t.columns = columns;
+                       p.layout == Layout::nhwc ? leaf.input_pixels(&t) : leaf.input_planes(&t);
+                     });
 }
 
 // Products and output transforms of the tiles first..first+count, which begin at v, and of some panels.
@@ -153,32 +165,32 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
   g.segs = 1, g.seg_k = p.ic;
   g.a_row = w.v_tile, g.a_k = 1;
   g.outer = 1, g.inner = count;
-  g.c_row = b.nr, g.c_col = 1;
+  g.c_row = W::m_tile(b.nr), g.c_col = 1;
   g.n = b.nr;
   g.first = g.last = 1;
   WinogradOutput t{};
-  t.m = m, t.m_position = W::m_position(b.mc, b.nr), t.m_tile = b.nr;
+  t.m = m, t.m_position = b.nr, t.m_tile = W::m_tile(b.nr);
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int64_t position = 0; position < W::kPositions; ++position) {
-      g.a = v + position * w.v_position(b.mc);
+      g.a = v + position * w.v_position;
       g.b = static_cast<const float*>(args.packed) + (panel * W::kPositions + position) * block;
       g.b_next = plan.packed_bytes > kWorthFetchingBytes && g.b + block < end ? g.b + block : nullptr;
       g.c = m + position * t.m_position;
       gemm_of(plan).panel(&g);
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
-    for_each_rectangle(w, first, count, [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column,
-                                            int64_t columns) {
-      const int64_t at = image * p.oc * p.oh * p.ow;
-      t.m = m + offset * t.m_tile;
-      t.dst = args.dst + at;
-      t.residual = p.residual ? args.residual + at : nullptr;
-      t.row = row, t.rows = rows, t.column = column, t.columns = columns;
-      p.layout == Layout::nhwc ? leaf.output_pixels(&t) : leaf.output_planes(&t);
-    });
+    for_each_rectangle(w, first, count,
+                       [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                         const int64_t at = image * p.oc * p.oh * p.ow;
+                         t.m = m + offset * t.m_tile;
+                         t.dst = args.dst + at;
+                         t.residual = p.residual ? args.residual + at : nullptr;
+                         t.row = row, t.rows = rows, t.column = column, t.columns = columns;
+                         p.layout == Layout::nhwc ? leaf.output_pixels(&t) : leaf.output_planes(&t);
+                       });
   }
 }
 
@@ -192,7 +204,7 @@ int columns_of(const Plan& plan, const Winograd<O>& w, int64_t total, int nthr) 
   const Blocking& b = plan.blocking;
   const double products = static_cast<double>(Winograd<O>::kPositions * total) * static_cast<double>(p.ic * p.oc);
   const double weights = static_cast<double>(plan.packed_bytes / 4);
-  const double common = static_cast<double>(Winograd<O>::kPositions * total * w.v_tile);
+  const double common = static_cast<double>(total * w.v_tile);
   int best_columns = 1;
   double best = -1;
   for (int columns = 1; columns <= nthr; ++columns) {
@@ -221,7 +233,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const int columns = columns_of<O>(plan, w, total, worker.nthr), rows = worker.nthr / columns;
   const bool common = columns > 1;
   float* v = reinterpret_cast<float*>(common ? worker.common : worker.scratch);
-  float* m = reinterpret_cast<float*>(worker.scratch) + W::kPositions * w.v_position(b.mc);
+  float* m = reinterpret_cast<float*>(worker.scratch) + b.mc * w.v_tile;
   const Range panels = common ? share(b.panels, worker.tid / rows, columns) : Range{0, b.panels};
   const Range mine = common ? Range{0, total} : share(total, worker.tid, worker.nthr);
   if (mine.begin == mine.end) return;
@@ -245,17 +257,19 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }
 
 template <int O>
-bool prefers_not(const Problem& p, const Machine& machine, bool prepared) {
-  const double direct = direct_cycles(p, machine, prepared);
-  const double f23 = winograd_cycles(p, machine, prepared, 2), f43 = winograd_cycles(p, machine, prepared, 4);
-  return (O == 2 ? f23 : f43) > 0.9 * direct || (O == 4 && f23 < f43);
+bool prefers_not(const Problem& p, const Machine& machine) {
+  const double direct = direct_cycles(p, machine);
+  const double f23 = winograd_cycles(p, machine, 2), f43 = winograd_cycles(p, machine, 4);
+  return (O == 2 ? f23 : f43) > direct - std::max(0.15 * direct, kWorthwhileCycles) || (O == 4 && 0.85 * f23 < f43);
 }
 
 }  // namespace
 
-extern const Algorithm conv_winograd_f23 = {Op::conv2d, "winograd_f23", "conv_winograd_f23",    "cpu",          refuses<2>, configure<2>,
-                                            pack<2>,    run<2>,         leaves_of<GemmUkernel>, prefers_not<2>, true};
-extern const Algorithm conv_winograd_f43 = {Op::conv2d, "winograd_f43", "conv_winograd_f43",    "cpu",          refuses<4>, configure<4>,
-                                            pack<4>,    run<4>,         leaves_of<GemmUkernel>, prefers_not<4>, true};
+extern const Algorithm conv_winograd_f23 = {
+    Op::conv2d, "winograd_f23", "conv_winograd_f23",    "cpu",          refuses<2>, configure<2>,
+    pack<2>,    run<2>,         leaves_of<GemmUkernel>, prefers_not<2>, true};
+extern const Algorithm conv_winograd_f43 = {
+    Op::conv2d, "winograd_f43", "conv_winograd_f43",    "cpu",          refuses<4>, configure<4>,
+    pack<4>,    run<4>,         leaves_of<GemmUkernel>, prefers_not<4>, true};
 
 }  // namespace fastconv

@@ -5,8 +5,7 @@
 
 namespace fastconv {
 
-// `prepared`: weights are packed once and used often; else every call transforms them.
-double direct_cycles(const Problem& p, const Machine& machine, bool prepared);
-double winograd_cycles(const Problem& p, const Machine& machine, bool prepared, int64_t out);  // F(out x out, 3 x 3)
+double direct_cycles(const Problem& p, const Machine& machine);
+double winograd_cycles(const Problem& p, const Machine& machine, int64_t out);  // F(out x out, 3 x 3)
 
 }  // namespace fastconv

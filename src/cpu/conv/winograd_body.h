@@ -5,8 +5,7 @@
 // Gray, arXiv:1509.09308). With M(x) the product of (x - p) over the points, row p of B' holds the coefficients of
 // M(x) / (x - p), its last row those of M; row p of G is (1, p, p^2) / M'(p); row j of A' is p^j. Points:
 //   F(2,3) {0, 1, -1}: every factor is 1, 1/2 or 1/4, so that small integers come out exactly.
-//   F(4,3) {0, +-5/8, +-3/2}: half the error of {0, +-1, +-2} (see docs/architecture.md), and as many operations, since
-//   only squares and sums of opposite points occur.
+//   F(4,3) {0, +-5/8, +-3/2}: half the error of {0, +-1, +-2} and as many operations; powers are exact in float32.
 // Numerics: each value is one fixed sequence of operations, wherever its tile lies.
 #pragma once
 
@@ -33,6 +32,20 @@ FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
   return x < lo ? lo : (x > hi ? hi : x);
 }
 
+// Vectors of the compiler's own, for the transform of weights: eight kernels in float64.
+constexpr int kKernels = 8;
+typedef double D __attribute__((vector_size(8 * kKernels)));
+typedef float S __attribute__((vector_size(4 * kKernels)));
+
+// An address past an array does no harm.
+FASTCONV_INLINE void prefetch(const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#else
+  (void)p;
+#endif
+}
+
 struct F23 {
   static constexpr int kOut = 2, kIn = 4;
 
@@ -48,8 +61,8 @@ struct F23 {
     y[0] = simd::add(simd::add(m[0], m[1]), m[2]);
     y[1] = simd::sub(simd::sub(m[1], m[2]), m[3]);
   }
-  static FASTCONV_INLINE void weights(double g0, double g1, double g2, double u[4]) {
-    const double even = g0 + g2;
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[4]) {
+    const D even = g0 + g2;
     u[0] = g0;
     u[1] = 0.5 * (even + g1);
     u[2] = 0.5 * (even - g1);
@@ -59,7 +72,7 @@ struct F23 {
 
 struct F43 {
   static constexpr int kOut = 4, kIn = 6;
-  static constexpr float kP = 0.625f, kQ = 1.5f;          // the points, all powers below are exact in float32
+  static constexpr float kP = 0.625f, kQ = 1.5f;  // the points, all powers below are exact in float32
   static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
 
   // 12 operations. Even and odd coefficients of M / (x - p) are the sum and the difference for p and -p.
@@ -83,12 +96,12 @@ struct F43 {
     y[2] = simd::fma(simd::set1(kQ2), even_q, simd::mul(simd::set1(kP2), even_p));
     y[3] = simd::fma(simd::set1(kQ2 * kQ), odd_q, simd::fma(simd::set1(kP2 * kP), odd_p, m[5]));
   }
-  static FASTCONV_INLINE void weights(double g0, double g1, double g2, double u[6]) {
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[6]) {
     constexpr double p = kP, q = kQ, p2 = p * p, q2 = q * q;
     constexpr double at_p = 1 / (2 * p2 * (p2 - q2)), at_q = 1 / (2 * q2 * (q2 - p2));
-    const double even_p = at_p * (g0 + p2 * g2), odd_p = at_p * p * g1;
-    const double even_q = at_q * (g0 + q2 * g2), odd_q = at_q * q * g1;
-    u[0] = g0 / (p2 * q2);
+    const D even_p = at_p * (g0 + p2 * g2), odd_p = (at_p * p) * g1;
+    const D even_q = at_q * (g0 + q2 * g2), odd_q = (at_q * q) * g1;
+    u[0] = (1 / (p2 * q2)) * g0;
     u[1] = even_p + odd_p;
     u[2] = even_p - odd_p;
     u[3] = even_q + odd_q;
@@ -97,25 +110,33 @@ struct F43 {
   }
 };
 
-// Plain loops over eight kernels, which the compiler turns into vectors of the ISA level.
 template <class W>
-void transform_weights(const float* g, float* u, int64_t u_position, int64_t count) {
-  constexpr int kBlock = 8, kIn = W::kIn;
-  for (int64_t j = 0; j < count; j += kBlock) {
-    double down[kIn][3][kBlock];
-    for (int s = 0; s < 3; ++s)
-      for (int l = 0; l < kBlock; ++l) {
-        const float* at = g + s * count + j + l;
-        double t[kIn];
-        W::weights(at[0], at[3 * count], at[6 * count], t);
-        for (int i = 0; i < kIn; ++i) down[i][s][l] = t[i];
+void transform_weights(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count) {
+  constexpr int kIn = W::kIn;
+  for (int64_t j = 0; j < count; j += kKernels) {
+    D down[3][kIn];
+#pragma GCC unroll 3
+    for (int s = 0; s < 3; ++s) {
+      D tap[3];
+#pragma GCC unroll 3
+      for (int r = 0; r < 3; ++r) {
+        S narrow;
+        __builtin_memcpy(&narrow, g + (3 * r + s) * g_tap + j, sizeof narrow);
+        tap[r] = __builtin_convertvector(narrow, D);
       }
-    for (int i = 0; i < kIn; ++i)
-      for (int l = 0; l < kBlock; ++l) {
-        double t[kIn];
-        W::weights(down[i][0][l], down[i][1][l], down[i][2][l], t);
-        for (int k = 0; k < kIn; ++k) u[(i * kIn + k) * u_position + j + l] = static_cast<float>(t[k]);
+      W::weights(tap[0], tap[1], tap[2], down[s]);
+    }
+    float* to = u + j;
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) {
+      D along[kIn];
+      W::weights(down[0][i], down[1][i], down[2][i], along);
+#pragma GCC unroll 6
+      for (int k = 0; k < kIn; ++k, to += u_position) {
+        const S narrow = __builtin_convertvector(along[k], S);
+        __builtin_memcpy(to, &narrow, sizeof narrow);
       }
+    }
   }
 }
 

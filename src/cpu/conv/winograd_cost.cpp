@@ -3,8 +3,8 @@
 //                  fewer pixels
 //   weights        from beyond the L2 where they do not fit into it: they stream while the products run, so the longer
 //                  of the two counts
-//   transforms     cycles a tile and vector of channels, as measured for the leaves
-//   packing        counted where each call packs its weights
+//   transforms     cycles a value of the transformed input and of the products, as measured
+// Packing is not counted: a lone call, which packs each time, takes what a prepared layer takes and has the same bits.
 // The constants are those of one machine (2-core Granite-Rapids-class Xeon); the ratios are what matters.
 #include <algorithm>
 #include <cmath>
@@ -17,9 +17,8 @@ namespace fastconv {
 namespace {
 
 constexpr double kEfficiency = 0.88;
-constexpr double kStreamed = 7;        // bytes a cycle from beyond the L2
-constexpr double kPackCopied = 2;      // cycles a weight and position that is copied, and
-constexpr double kPackTransformed = 1.2;  // one that is a transform's result
+constexpr double kStreamed = 7;  // bytes a cycle from beyond the L2
+constexpr double kMoved = 0.55;  // cycles a value of V or M in its transform
 
 // `positions` products of [pixels, k] by [k, oc].
 double product_cycles(const GemmUkernel& leaf, double positions, double pixels, double k, double oc, int64_t l2) {
@@ -30,25 +29,23 @@ double product_cycles(const GemmUkernel& leaf, double positions, double pixels, 
 
 }  // namespace
 
-double direct_cycles(const Problem& p, const Machine& machine, bool prepared) {
+double direct_cycles(const Problem& p, const Machine& machine) {
   const GemmUkernel& leaf = *find_ukernel<GemmUkernel>(machine.isa);
-  const double ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc), weights = 9 * ic * oc;
+  const double ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
   const double pixels = static_cast<double>(p.oh) * static_cast<double>(p.ow);
-  return product_cycles(leaf, 1, pixels, 9 * ic, oc, machine.l2_bytes) +
-         (prepared ? 0 : kPackCopied * weights);
+  return product_cycles(leaf, 1, pixels, 9 * ic, oc, machine.l2_bytes);
 }
 
-double winograd_cycles(const Problem& p, const Machine& machine, bool prepared, int64_t out) {
+double winograd_cycles(const Problem& p, const Machine& machine, int64_t out) {
   const GemmUkernel& leaf = *find_ukernel<GemmUkernel>(machine.isa);
   const double lanes = leaf.nr / 2.0, ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
-  const double positions = static_cast<double>((out + 2) * (out + 2)), weights = positions * ic * oc;
+  const double positions = static_cast<double>((out + 2) * (out + 2));
   const double tiles = static_cast<double>(div_up(p.oh, out)) * static_cast<double>(div_up(p.ow, out));
-  // Planes are transposed on the way in and out.
-  const double transposed = p.layout == Layout::nchw ? 1.5 : 1;
-  const double transform = positions * 3.5 * transposed * (machine.isa == Isa::scalar ? 4 : 1);
+  // Cycles a tile and vector, on the way in or out: mostly the caches' (V and M pass through the L2), so the wider the
+  // vector the more. Planes are transposed too.
+  const double transform = positions * kMoved * lanes * (p.layout == Layout::nchw ? 1.3 : 1);
   return product_cycles(leaf, positions, tiles, ic, oc, machine.l2_bytes) +
-         tiles * transform * (std::ceil(ic / lanes) + std::ceil(oc / lanes)) +
-         (prepared ? 0 : kPackTransformed * weights);
+         tiles * transform * (std::ceil(ic / lanes) + std::ceil(oc / lanes));
 }
 
 }  // namespace fastconv

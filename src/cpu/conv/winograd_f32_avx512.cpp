@@ -10,5 +10,5 @@
 
 namespace fastconv {
 extern const WinogradUkernel winograd_f32_avx512 = {"winograd_f32_avx512", FASTCONV_SIMD_ISA, transforms_of<F23>(),
-                                                  transforms_of<F43>()};
+                                                    transforms_of<F43>()};
 }  // namespace fastconv

@@ -10,5 +10,5 @@
 
 namespace fastconv {
 extern const WinogradUkernel winograd_f32_scalar = {"winograd_f32_scalar", FASTCONV_SIMD_ISA, transforms_of<F23>(),
-                                                  transforms_of<F43>()};
+                                                    transforms_of<F43>()};
 }  // namespace fastconv

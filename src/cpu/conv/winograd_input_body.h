@@ -7,7 +7,8 @@
 // Registers: t inputs, t results and the points.
 // Borders: rows outside the image are zero vectors, columns outside are zeros in the buffer; no memory outside is read.
 // Tails: the last channels by masks; v gets whole vectors, with zeros past the channels.
-// Measured: docs/kernels.md has none; see winograd.cpp for whole convolutions.
+// Measured: winograd.cpp has whole convolutions. Half of the time is waiting for the L2, from which pixels come and to which v
+// goes.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
@@ -19,14 +20,15 @@ template <class W>
 struct InputTransform {
   static constexpr int kOut = W::kOut, kIn = W::kIn;
   static constexpr int kTiles = kColumns / kOut;
-  static constexpr int kWidth = kColumns + 2;            // input columns of a strip
-  static constexpr int kPatch = (kWidth + kL) * kL;      // a patch row; transposing writes whole blocks
-  static constexpr int kColumn = kIn * kL;               // a column in the buffer
+  static constexpr int kWidth = kColumns + 2;        // input columns of a strip
+  static constexpr int kPatch = (kWidth + kL) * kL;  // a patch row; transposing writes whole blocks
+  static constexpr int kColumn = kIn * kL;           // a column in the buffer
 
   // Columns lo..hi-1 of a strip from rows of pixels `step` apart; null: a row of zeros. The other columns become zero.
+  // `ahead`: how far from here the values lie that are wanted next; they are asked for meanwhile. 0: none.
   template <bool Masked, bool AllRows>
   static FASTCONV_INLINE void down(const float* const row[kIn], int64_t step, int64_t lo, int64_t hi, int64_t width,
-                                   Mask m, float* buffer) {
+                                   Mask m, int64_t ahead, float* buffer) {
     for (int64_t x = 0; x < lo; ++x)
       for (int i = 0; i < kIn; ++i) simd::store(buffer + x * kColumn + i * kL, simd::zero());
     for (int64_t x = lo; x < hi; ++x) {
@@ -40,6 +42,7 @@ struct InputTransform {
         } else {
           d[i] = simd::load(row[i] + x * step);
         }
+        if (AllRows && !Masked) prefetch(row[i] + x * step + ahead);
       }
       W::input(d, y);
 #pragma GCC unroll 6
@@ -81,12 +84,12 @@ struct InputTransform {
 
   template <bool Masked>
   static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const float* const row[kIn], bool all,
-                                        int64_t step, Mask m, float* v) {
+                                        int64_t step, Mask m, int64_t ahead, float* v) {
     alignas(64) float buffer[kWidth * kColumn];
     if (all) {
-      down<Masked, true>(row, step, s.lo, s.hi, s.width, m, buffer);
+      down<Masked, true>(row, step, s.lo, s.hi, s.width, m, ahead, buffer);
     } else {
-      down<Masked, false>(row, step, s.lo, s.hi, s.width, m, buffer);
+      down<Masked, false>(row, step, s.lo, s.hi, s.width, m, ahead, buffer);
     }
     along(buffer, s.tiles, v, p.v_position, p.v_tile);
   }
@@ -105,9 +108,11 @@ struct InputTransform {
           for (int i = 0; i < kIn; ++i)
             row[i] = y0 + i >= 0 && y0 + i < p.ih ? p.src + ((y0 + i) * p.iw + s.x0) * p.ic + p.channel + c : nullptr;
           if (p.channels - c >= kL) {
-            transform<false>(p, s, row, all, p.ic, simd::first(kL), v + c);
+            // The same pixels' next channels, or the first channels of the strip to the right.
+            const int64_t ahead = p.channels - c >= 2 * kL ? kL : kColumns * p.ic - c;
+            transform<false>(p, s, row, all, p.ic, simd::first(kL), ahead, v + c);
           } else {
-            transform<true>(p, s, row, all, p.ic, simd::first(p.channels - c), v + c);
+            transform<true>(p, s, row, all, p.ic, simd::first(p.channels - c), 0, v + c);
           }
         }
       }
@@ -154,7 +159,7 @@ struct InputTransform {
             row[i] = slot;
           }
           ready = y0 + kIn;
-          transform<false>(p, s, row, y0 >= 0 && y0 + kIn <= p.ih, kL, simd::first(kL),
+          transform<false>(p, s, row, y0 >= 0 && y0 + kIn <= p.ih, kL, simd::first(kL), 0,
                            p.v + (r * p.columns + first) * p.v_tile + c);
         }
       }

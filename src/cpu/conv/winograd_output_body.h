@@ -6,7 +6,7 @@
 // Registers: t inputs, o results and the points; the columns of a tile lie in a small buffer between the two passes.
 // Borders: pixels outside the image are computed and not stored. Tails: the last channels by masks.
 // Numerics: bias, then residual are added to the finished sum, in this order, in both layouts.
-// Measured: see winograd.cpp for whole convolutions.
+// Measured: winograd.cpp has whole convolutions.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
