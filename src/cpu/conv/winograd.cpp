@@ -260,7 +260,8 @@ template <int O>
 bool prefers_not(const Problem& p, const Machine& machine) {
   const double direct = direct_cycles(p, machine);
   const double f23 = winograd_cycles(p, machine, 2), f43 = winograd_cycles(p, machine, 4);
-  return (O == 2 ? f23 : f43) > direct - std::max(0.15 * direct, kWorthwhileCycles) || (O == 4 && 0.85 * f23 < f43);
+  // F(4,3) has to be worth its error and its weights.
+  return (O == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles) || (O == 4 && 0.85 * f23 < f43);
 }
 
 }  // namespace
