@@ -1,23 +1,29 @@
-"""`fastconv bench`: run (also without the word), list, compare, report."""
+"""`fastconv bench`: run (also without the word), list, crossover, compare, report."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from . import problem, schema
+from .arguments import UsageError, numbers, seconds, words
+from .progress import Progress
 
 _DEFAULT_SUITE = "resnet50"
 _LAYOUTS = ("nchw", "nhwc")
 _RUN_DEFAULTS: dict[str, Any] = {
     "suite": None,
     "match": None,
+    "isa": None,
+    "cache": None,
+    "no_pin": False,
+    "rows": "compact",
     "layouts": "nchw,nhwc",
     "algorithms": None,
     "threads": "max",
@@ -30,58 +36,82 @@ _RUN_DEFAULTS: dict[str, Any] = {
 }
 
 
-class _UsageError(ValueError):
-    """An argument that means nothing: one line and exit status 2."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Gives `parser` the options of `bench` and its four words. `run` does what they say."""
     parser.description = "Which layout and which algorithm to use on this machine: every result checked, then timed."
     _add_run_options(parser)
     parser.set_defaults(**_RUN_DEFAULTS)
-    words = parser.add_subparsers(dest="bench_command", metavar="run|list|compare|report")
+    commands = parser.add_subparsers(dest="bench_command", metavar="run|list|crossover|compare|report")
 
-    run_parser = words.add_parser("run", help="check and time layers and networks (the default)", allow_abbrev=False)
+    run_parser = commands.add_parser("run", help="check and time layers and networks (the default)", allow_abbrev=False)
     _add_run_options(run_parser)
 
-    list_parser = words.add_parser("list", help="suites, algorithms and peers", allow_abbrev=False)
+    crossover_parser = commands.add_parser(
+        "crossover", help="from which batch, width or channel count on the winner changes", allow_abbrev=False
+    )
+    crossover_parser.add_argument("layer", metavar="STRING", help="a layer, like 'ic64 ih56 oc64 kh3 ph1'")
+    crossover_parser.add_argument(
+        "--vary", default="batch", metavar="WHAT", help="batch, width, in-channels or out-channels (batch)"
+    )
+    crossover_parser.add_argument("--from", dest="low", default="1", metavar="N", help="the smallest value (1)")
+    crossover_parser.add_argument(
+        "--to", dest="high", default=None, metavar="N", help="the largest value (by what varies)"
+    )
+    _add_run_options(crossover_parser, without=("--suite", "--match", "--batch", "--problem"))
+
+    list_parser = commands.add_parser("list", help="suites, algorithms and peers", allow_abbrev=False)
     list_parser.add_argument("--suite", default=argparse.SUPPRESS, metavar="NAME", help="the layers of this suite")
     list_parser.add_argument("--json", dest="list_json", action="store_true", help="print JSON")
 
-    compare_parser = words.add_parser("compare", help="two results, row by row", allow_abbrev=False)
+    compare_parser = commands.add_parser("compare", help="two results, row by row", allow_abbrev=False)
     compare_parser.add_argument("a", metavar="A.json")
     compare_parser.add_argument("b", metavar="B.json")
     compare_parser.add_argument(
         "--fail-if", metavar="STATISTIC:LIMIT", help="exit status 1 if a row got slower by more, as median:5%%"
     )
     compare_parser.add_argument(
-        "--margin", default="4%", metavar="LIMIT", help="changes below this count as the SAME (4%%)"
+        "--margin", default="5%", metavar="LIMIT", help="changes below this count as the SAME (5%%)"
     )
+    compare_parser.add_argument("--raw", action="store_true", help="do not set the two runs to one clock")
     compare_parser.add_argument("--json", dest="compare_json", action="store_true", help="print JSON")
 
-    report_parser = words.add_parser("report", help="a result as one HTML file", allow_abbrev=False)
+    report_parser = commands.add_parser("report", help="a result as one HTML file", allow_abbrev=False)
     report_parser.add_argument("a", metavar="A.json")
     report_parser.add_argument(
-        "-o", "--output", metavar="FILE.html", help="where to write it; without, the table is printed"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to write it: .html, .md, or .png or .svg for one picture; without, the table is printed",
+    )
+    report_parser.add_argument(
+        "--rows", default="compact", metavar="WHICH", help="compact or all, for the printed table"
     )
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_run_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
     # SUPPRESS: options given before the word `run` hold, whatever comes after it.
     options: tuple[tuple[str, str, str], ...] = (
         ("--suite", "NAME", f"a list of layers, see `bench list` ({_DEFAULT_SUITE})"),
-        ("--match", "REGEX", "only layers whose name it finds"),
+        ("--match", "REGEX", "only layers whose name or op it finds"),
         ("--layouts", "LIST", "nchw, nhwc or both (both)"),
         ("--algorithms", "LIST", "names as in `fastconv info` (all but the reference)"),
+        ("--isa", "LIST", "ISA levels: scalar, avx2, avx512 (the highest)"),
         ("--threads", "LIST", "numbers of threads, or max (max)"),
         ("--batch", "LIST", "batch sizes (1)"),
         ("--device", "NAME", "cpu"),
-        ("--peers", "LIST", "compare with pytorch, onnxruntime, openvino, or all; what is not installed is left out"),
+        ("--peers", "LIST", "compare with these (names: bench list) or all; what is not installed is left out"),
+        ("--cache", "WHICH", "warm, or both: also with evicted weights (both; suites under a minute: warm)"),
+        ("--rows", "WHICH", "compact, or all: every row of the result (compact)"),
         ("--json", "FILE", "write the result with all samples; - prints it"),
         ("--max-time", "S", "seconds for the whole run (the suite's own)"),
     )
+    parser.add_argument("--no-pin", action="store_true", default=argparse.SUPPRESS, help="let the system place threads")
     for flag, metavar, text in options:
+        if flag in without:
+            continue
         parser.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    if "--problem" in without:
+        return
     parser.add_argument(
         "--problem",
         action="append",
@@ -99,12 +129,13 @@ def run(args: argparse.Namespace) -> int:
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "run": _run,
         "list": _list,
+        "crossover": _crossover,
         "compare": _compare,
         "report": _report,
     }
     try:
         return commands[args.bench_command or "run"](args)
-    except _UsageError as error:
+    except UsageError as error:
         _complain(str(error))
         return 2
 
@@ -113,12 +144,54 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import report, runner
+    from . import runner
 
     settings = _settings(args, runner)
+    return _measure(args, lambda step, save: _Work(run := runner.Run(settings, step, save), run.execute))
+
+
+def _crossover(args: argparse.Namespace) -> int:
+    from . import crossover, runner
+
+    if args.vary not in crossover.LETTERS:
+        raise UsageError(f"--vary: unknown name {args.vary!r}; known: {', '.join(crossover.LETTERS)}")
+    args.problem, args.suite, args.match, args.batch = [args.layer], None, None, "1"
+    settings = _settings(args, runner)
+    (layer,) = settings.suite.problems
+    (low,) = numbers(args.low, "--from", None)
+    (high,) = numbers(args.high or str(crossover.LETTERS[args.vary][1]), "--to", None)
+
+    def work(step: _Step, save: _Save) -> _Work:
+        try:
+            search = crossover.Search(layer, args.vary, low, high, settings, step, save)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return _Work(search.run, search.execute)
+
+    return _measure(args, work)
+
+
+@dataclass
+class _Work:
+    """A run that is about to start, and what starts it."""
+
+    run: Any
+    execute: Callable[[], None]
+
+
+_Step = Callable[[int, int, str], None]
+_Save = Callable[[dict[str, Any]], None]
+
+
+def _measure(args: argparse.Namespace, make: Callable[[_Step, _Save], _Work]) -> int:
+    """Runs it with progress, an interruption or a wrong result kept in the file, and prints what came out."""
+    from . import report, runner
+
     target: str | None = args.json
     if target not in (None, "-") and not (Path(target).parent.is_dir() and os.access(Path(target).parent, os.W_OK)):
-        raise _UsageError(f"--json: the folder of {target!r} is missing or not writable")
+        raise UsageError(f"--json: the folder of {target!r} is missing or not writable")
+    if args.rows not in ("compact", "all"):
+        raise UsageError(f"--rows: {args.rows!r} is neither compact nor all")
     saved = False
 
     def save(data: dict[str, Any]) -> None:
@@ -129,34 +202,37 @@ def _run(args: argparse.Namespace) -> int:
 
     out = sys.stderr if target == "-" else sys.stdout
     status, why = 0, ""
-    with _Progress() as progress:
-        work = runner.Run(settings, progress.step, save)
+    with Progress() as progress:
+        work = make(progress.step, save)
         try:
             work.execute()
         except KeyboardInterrupt:
             status, why = 1, "interrupted"
-            work.notes.append("the run was interrupted: this is what had been measured")
+            work.run.notes.append("the run was interrupted: this is what had been measured")
         except runner.WrongResultError as error:
             status, why = 1, str(error)
-            work.notes.append(why)
+            work.run.notes.append(why)
+    data = work.run.data()
     if status:
-        save(work.data())
-    if status == 0 or work.rows:
-        print(report.terminal(work.data()), file=out)
+        save(data)
+    if status == 0 or data["rows"]:
+        print(report.terminal(data, args.rows), file=out)
     if target == "-":
-        sys.stdout.write(schema.dumps(work.data()))
+        sys.stdout.write(schema.dumps(data))
     sys.stdout.flush()
     if status:
-        _complain(f"{why}; {len(work.rows)} rows are kept" + (f" in {target}" if saved else ""))
+        _complain(f"{why}; {len(data['rows'])} rows are kept" + (f" in {target}" if saved else ""))
     return status
 
 
 def _settings(args: argparse.Namespace, runner: Any) -> Any:
-    """The run that the arguments ask for. _UsageError names the argument that is wrong."""
+    """The run that the arguments ask for. UsageError names the argument that is wrong."""
     import fastconv
 
+    from . import roofline
+
     if args.problem and (args.suite or args.match):
-        raise _UsageError("--problem: give either a problem or a suite with --match, not both")
+        raise UsageError("--problem: give either a problem or a suite with --match, not both")
     try:
         if args.problem:
             problems = [problem.parse_problem(text, f"problem{i}") for i, text in enumerate(args.problem, start=1)]
@@ -166,94 +242,37 @@ def _settings(args: argparse.Namespace, runner: Any) -> Any:
             suite = problem.Suite("typed", tuple(problems), max_time=60.0)
         else:
             suite = problem.load_suite(args.suite or _DEFAULT_SUITE)
-        runner.selected(suite, args.match)
+        problems, _network = runner.selected(suite, args.match)
     except ValueError as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     if args.device != "cpu":
-        raise _UsageError(f"--device: {args.device!r} is not there; this version has cpu")
-    known = list(dict.fromkeys(k["algorithm"] for k in fastconv.kernels("conv2d")))
-    algorithms = _words(args.algorithms or "", "--algorithms", ["auto", *known])
-    names = [name for name in _peer_names() if args.peers == "all"] or _words(
-        args.peers or "", "--peers", _peer_names()
-    )
-    threads = _numbers(args.threads, "--threads", fastconv.get_num_threads())
-    batches = _numbers(args.batch, "--batch", None)
-    layouts = _words(args.layouts.lower(), "--layouts", list(_LAYOUTS))
+        raise UsageError(f"--device: {args.device!r} is not there; this version has cpu")
+    found = {k["algorithm"] for op in {p.op for p in problems} | {"conv2d"} for k in fastconv.kernels(op)}
+    algorithms = words(args.algorithms or "", "--algorithms", ["auto", *sorted(found)])
+    names = [name for name in _peer_names() if args.peers == "all"] or words(args.peers or "", "--peers", _peer_names())
+    isas = words(args.isa or "", "--isa", roofline.levels())
+    threads = numbers(args.threads, "--threads", fastconv.get_num_threads())
+    batches = numbers(args.batch, "--batch", None)
+    layouts = words(args.layouts.lower(), "--layouts", list(_LAYOUTS))
     if not layouts:
-        raise _UsageError("--layouts: empty; known: nchw, nhwc")
-    limit = suite.max_time * len(threads) * len(batches)
+        raise UsageError("--layouts: empty; known: nchw, nhwc")
+    if args.cache not in (None, "warm", "both"):
+        raise UsageError(f"--cache: {args.cache!r} is neither warm nor both")
+    cold = args.cache == "both" if args.cache else suite.max_time >= 60
+    peers = names if suite.peers else []
+    limit = suite.max_time * len(threads) * len(batches) * max(1, len(isas)) * (1 + 0.5 * min(len(peers), 4))
     if args.max_time is not None:
-        limit = _seconds(args.max_time)
-    return runner.Settings(suite, args.match, layouts, algorithms, threads, batches, args.device, names, limit)
+        limit = seconds(args.max_time)
+    return runner.Settings(
+        suite, args.match, layouts, algorithms, isas, threads, batches, args.device, tuple(names), cold,
+        not args.no_pin, limit,
+    )  # fmt: skip
 
 
 def _peer_names() -> list[str]:
     from .peers import PEERS
 
     return list(PEERS)
-
-
-def _words(text: str, flag: str, known: list[str]) -> tuple[str, ...]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    for word in words:
-        if word not in known:
-            raise _UsageError(f"{flag}: unknown name {word!r}; known: {', '.join(known)}")
-    return tuple(dict.fromkeys(words))
-
-
-def _numbers(text: str, flag: str, maximum: int | None) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for word in (part.strip() for part in text.split(",")):
-        if word == "max" and maximum is not None:
-            numbers.append(maximum)
-        elif word.isascii() and word.isdigit() and 1 <= int(word[:10]) <= 1_000_000:
-            numbers.append(int(word[:10]))
-        else:
-            raise _UsageError(f"{flag}: {word!r} is not a whole number of at least 1")
-    return tuple(dict.fromkeys(numbers))
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise _UsageError(f"--max-time: {text!r} is not a number of seconds above 0")
-    return value
-
-
-class _Progress:
-    """A line that shows where the run is, on a terminal only; tqdm's bar where that is installed."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
-        self.shown = self.stream.isatty()
-        self.bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        if self.shown and importlib.util.find_spec("tqdm") is not None:
-            import tqdm
-
-            self.bar = tqdm.tqdm(file=self.stream, leave=False, unit="step")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        elif self.shown:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-
-    def step(self, done: int, total: int, name: str) -> None:
-        if self.bar is not None:
-            self.bar.total = total
-            self.bar.set_description_str(name, refresh=False)
-            self.bar.update(done - self.bar.n)
-            self.bar.refresh()
-        elif self.shown:
-            self.stream.write(f"\r\x1b[K[{done}/{total}] {name}")
-            self.stream.flush()
 
 
 # --- list, compare, report --------------------------------------------------------------------------------------------
@@ -265,7 +284,7 @@ def _list(args: argparse.Namespace) -> int:
     try:
         suites = [problem.load_suite(name) for name in ([args.suite] if args.suite else problem.suite_names())]
     except ValueError as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     if args.list_json:
         document = [
             {
@@ -297,8 +316,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _importable(peer: str) -> bool:
-    modules = {"pytorch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino",)}
-    return all(importlib.util.find_spec(module) is not None for module in modules[peer])
+    from .peers import installed
+
+    return installed(peer)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -307,13 +327,13 @@ def _compare(args: argparse.Namespace) -> int:
     try:
         threshold = compare.parse_threshold(args.fail_if) if args.fail_if else None
     except ValueError as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     try:
         margin = compare.parse_threshold(f"median:{args.margin}").fraction
     except ValueError:
-        raise _UsageError(f"--margin: {args.margin!r} is not like 4% or 0.04") from None
+        raise UsageError(f"--margin: {args.margin!r} is not like 4% or 0.04") from None
     a, b = schema.load(args.a), schema.load(args.b)
-    changes = compare.compare(a, b, margin)
+    changes = compare.compare(a, b, margin, not args.raw)
     notes = compare.differences(a, b)
     failed = compare.failures(changes, threshold) if threshold else []
     if args.compare_json:
@@ -335,10 +355,18 @@ def _report(args: argparse.Namespace) -> int:
     from . import report
 
     data = schema.load(args.a)
+    if args.rows not in ("compact", "all"):
+        raise UsageError(f"--rows: {args.rows!r} is neither compact nor all")
     if args.output is None:
-        print(report.terminal(data))
+        print(report.terminal(data, args.rows))
         return 0
-    schema.write_atomically(args.output, report.page(data))
+    kind = Path(args.output).suffix.lower()
+    if kind in (".png", ".svg"):
+        report.picture(data, args.output)
+    elif kind in (".html", ".htm", ".md"):
+        schema.write_atomically(args.output, report.markdown(data) if kind == ".md" else report.page(data))
+    else:
+        raise UsageError(f"--output: {args.output!r} ends in none of .html, .md, .png, .svg")
     print(f"written: {args.output}")
     return 0
 

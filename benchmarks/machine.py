@@ -1,4 +1,4 @@
-"""The environment that a result belongs to, and what this machine can do at most."""
+"""The environment that a result belongs to: machine, versions, settings."""
 
 from __future__ import annotations
 
@@ -19,29 +19,7 @@ from fastconv import _core
 _VARIABLES = ("FASTCONV_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "MALLOC_")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _NODES = Path("/sys/devices/system/node")
-#: ISA levels whose float32 FMA loop is that of another.
-_FLOAT32_ISA = {"amx": "avx512"}
-_LEVELS = ("scalar", "avx2", "avx512")
-
-
-def float32_isa() -> str:
-    """The level whose FMA loop bounds the float32 kernels in use now."""
-    isa = str(_core.machine()["isa"])
-    return _FLOAT32_ISA.get(isa, isa)
-
-
-def fma_peak(threads: int, isa: str | None = None, milliseconds: int = 40, repeats: int = 3) -> float:
-    """FLOP/s (an FMA counts as two) of a register-only FMA loop on `threads` threads: the best of `repeats`
-    measurements."""
-    level = isa or float32_isa()
-    return max(float(_core.measure_fma_peak(level, threads, milliseconds)) for _ in range(repeats))
-
-
-def peaks_by_isa(threads: int) -> dict[str, float]:
-    """FLOP/s for each ISA level up to the one in use."""
-    top = float32_isa()
-    levels = _LEVELS[: _LEVELS.index(top) + 1] if top in _LEVELS else (top,)
-    return {level: fma_peak(threads, level, repeats=2) for level in levels}
+_PEER_PACKAGES = ("torch", "onnxruntime", "openvino", "ncnn", "scipy")
 
 
 def load_average() -> float | None:
@@ -72,7 +50,7 @@ def environment() -> dict[str, Any]:
             "fastconv": str(fastconv.__version__),
             "numpy": np.__version__,
             "python": platform.python_version(),
-            **{name: v for name in ("torch", "onnxruntime", "openvino") if (v := _version(name)) is not None},
+            **{name: v for name in _PEER_PACKAGES if (v := _version(name)) is not None},
         },
         "openmp": _openmp_runtimes(),
     }

@@ -1,23 +1,27 @@
-"""What a convolution and a ResNet must give, in float64 with NumPy alone, to check results before they are timed."""
+"""What each op and a ResNet must give, in float64 with NumPy alone, to check results before they are timed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .problem import Problem
-
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
+Pair = tuple[int, int]
 
 #: Relative L2 error that a float32 convolution may have against float64 (the package's own promise for direct and
 #: im2col).
 MAX_RELATIVE_L2 = 2e-6
 #: The same for the 54 layers of a network one after the other, each of which adds its own rounding.
 MAX_NETWORK_L2 = 2e-5
+#: What is added to the variance of a batch norm: PyTorch's default, and what torchvision's networks are trained with.
+BATCH_NORM_EPS = 1e-5
+#: Blocks of each stage of a ResNet; below 50 layers a block has two convolutions, from there on three.
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Error:
     relative_l2: float
 
 
-def compare(result: NDArray[np.floating], expected: F64) -> Error:
+def compare(result: Array, expected: F64) -> Error:
     """The error of a result of the oracle's shape. Anything not finite is infinitely wrong."""
     if result.shape != expected.shape:
         raise ValueError(f"result: its shape {result.shape} is not the expected {expected.shape}")
@@ -41,12 +45,12 @@ def compare(result: NDArray[np.floating], expected: F64) -> Error:
 
 
 def conv2d_float64(
-    x: NDArray[np.floating],
-    weight: NDArray[np.floating],
-    bias: NDArray[np.floating] | None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> F64:
     """Cross-correlation of x (n, ic, ih, iw) with weight (oc, ic / groups, kh, kw): a sum over kernel positions of
@@ -74,43 +78,93 @@ def conv2d_float64(
     return result
 
 
-def problem_float64(problem: Problem, x: F32, weight: F32, bias: F32) -> F64:
-    """The oracle's answer for a layer; x and weight as NCHW and OIHW."""
-    return conv2d_float64(
-        x, weight, bias, (problem.sh, problem.sw), (problem.ph, problem.pw), (problem.dh, problem.dw), problem.g
-    )
+def linear_float64(x: Array, weight: Array, bias: Array | None) -> F64:
+    """x (n, in) times the transpose of weight (out, in), plus bias (out,)."""
+    y: F64 = x.astype(np.float64) @ weight.astype(np.float64).T
+    return y if bias is None else np.asarray(y + bias.astype(np.float64))
 
 
-def resnet50_float64(state: Mapping[str, NDArray[np.floating]], x: F32, eps: float = 1e-5) -> F64:
-    """Logits (n, classes) of ResNet-50 v1.5 for x (n, 3, h, w) from arrays under torchvision's names, batch norm not
-    folded."""
+def max_pool2d_float64(x: Array, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)) -> F64:
+    """The largest value of each window of x (n, c, h, w), of the input alone: padding is never chosen. A NaN in the
+    window is the result, as in torch.nn.functional.max_pool2d."""
+    views = _windows(x, kernel, stride, padding, dilation, -np.inf)
+    out: F64 = next(views).copy()
+    for view in views:
+        np.maximum(out, view, out=out)
+    return out
 
-    def conv_bn(h: NDArray[np.floating], conv: str, bn: str, stride: int = 1, padding: int = 0) -> F64:
-        y = conv2d_float64(h, state[f"{conv}.weight"], None, (stride, stride), (padding, padding))
-        scale = state[f"{bn}.weight"].astype(np.float64) / np.sqrt(state[f"{bn}.running_var"].astype(np.float64) + eps)
-        shift = state[f"{bn}.bias"].astype(np.float64) - state[f"{bn}.running_mean"].astype(np.float64) * scale
-        return np.asarray(y * scale[:, None, None] + shift[:, None, None])
 
-    h: F64 = _max_pool_3x3_stride_2(np.maximum(conv_bn(x, "conv1", "bn1", 2, 3), 0.0))
-    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+def avg_pool2d_float64(x: Array, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> F64:
+    """The sum of each window of x (n, c, h, w) over the kernel's area, padding counted as zeros
+    (torch.nn.functional.avg_pool2d with count_include_pad=True, its default)."""
+    views = _windows(x, kernel, stride, padding, (1, 1), 0.0)
+    out = next(views).copy()
+    for view in views:
+        out += view
+    return np.asarray(out / (kernel[0] * kernel[1]))
+
+
+def global_avg_pool2d_float64(x: Array) -> F64:
+    """The mean of each plane of x (n, c, h, w), as (n, c, 1, 1)."""
+    return np.asarray(x.astype(np.float64).mean(axis=(2, 3), keepdims=True))
+
+
+def relu_float64(x: Array) -> F64:
+    """max(x, 0); NaN stays NaN."""
+    return np.maximum(x.astype(np.float64), 0.0)
+
+
+def batch_norm_float64(
+    x: Array, mean: Array, variance: Array, weight: Array, bias: Array, *, eps: float = BATCH_NORM_EPS
+) -> F64:
+    """(x - mean) / sqrt(variance + eps) * weight + bias for each channel of x (n, c, h, w); the others are (c,). Ioffe
+    and Szegedy, arXiv:1502.03167, at inference."""
+    m, v, w, b = (a.astype(np.float64)[:, None, None] for a in (mean, variance, weight, bias))
+    return np.asarray((x.astype(np.float64) - m) / np.sqrt(v + eps) * w + b)
+
+
+def softmax_float64(x: Array) -> F64:
+    """exp(x) over its sum along axis 1, the channels of (n, c, h, w) or the columns of (n, c)."""
+    values = x.astype(np.float64)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def resnet_float64(depth: int, state: Mapping[str, Array], x: Array) -> F64:
+    """Logits (n, classes) of ResNet-18, 34, 50, 101 or 152 for x (n, 3, h, w): He et al., arXiv:1512.03385, table 1,
+    with the stride of a bottleneck on its 3x3 (v1.5). `state`: arrays under torchvision's names, batch norm not folded.
+    ValueError for another depth."""
+    if depth not in _BLOCKS:
+        raise ValueError(f"depth: must be one of {', '.join(map(str, _BLOCKS))}, got {depth}")
+
+    def conv_bn(h: Array, conv: str, bn: str, stride: int = 1) -> F64:
+        weight = state[f"{conv}.weight"]
+        y = conv2d_float64(h, weight, None, (stride, stride), (weight.shape[2] // 2, weight.shape[3] // 2))
+        return batch_norm_float64(y, *(state[f"{bn}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
+
+    # Which convolution of a block has the stride, and how many there are.
+    strided, convs = (1, 2) if depth < 50 else (2, 3)
+    h = max_pool2d_float64(relu_float64(conv_bn(x, "conv1", "bn1", 2)), (3, 3), (2, 2), (1, 1))
+    for stage, blocks in enumerate(_BLOCKS[depth], start=1):
         for block in range(blocks):
             p = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            y = np.maximum(conv_bn(h, f"{p}.conv1", f"{p}.bn1"), 0.0)
-            y = np.maximum(conv_bn(y, f"{p}.conv2", f"{p}.bn2", stride, 1), 0.0)
-            y = conv_bn(y, f"{p}.conv3", f"{p}.bn3")
-            skip = conv_bn(h, f"{p}.downsample.0", f"{p}.downsample.1", stride) if block == 0 else h
-            h = np.maximum(y + skip, 0.0)
-    pooled = h.mean(axis=(2, 3))
-    logits: F64 = pooled @ state["fc.weight"].astype(np.float64).T + state["fc.bias"].astype(np.float64)
-    return logits
+            y = h
+            for i in range(1, convs + 1):
+                y = conv_bn(y, f"{p}.conv{i}", f"{p}.bn{i}", stride if i == strided else 1)
+                y = relu_float64(y) if i < convs else y
+            if f"{p}.downsample.0.weight" in state:
+                h = conv_bn(h, f"{p}.downsample.0", f"{p}.downsample.1", stride)
+            h = relu_float64(y + h)
+    return linear_float64(global_avg_pool2d_float64(h)[:, :, 0, 0], state["fc.weight"], state["fc.bias"])
 
 
-def _max_pool_3x3_stride_2(x: F64) -> F64:
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
-    oh, ow = (x.shape[2] - 1) // 2 + 1, (x.shape[3] - 1) // 2 + 1
-    out = np.full((*x.shape[:2], oh, ow), -np.inf)
-    for i in range(3):
-        for j in range(3):
-            np.maximum(out, padded[:, :, i : i + 2 * oh - 1 : 2, j : j + 2 * ow - 1 : 2], out=out)
-    return out
+def _windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float) -> Iterator[F64]:
+    """For each position in the window what all windows hold there, (n, c, oh, ow), in float64."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel, stride, padding, dilation
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=fill)
+    rows = padded.shape[2] - dh * (kh - 1)
+    columns = padded.shape[3] - dw * (kw - 1)
+    for i in range(kh):
+        for j in range(kw):
+            yield padded[:, :, i * dh : i * dh + rows : sh, j * dw : j * dw + columns : sw]

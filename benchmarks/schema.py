@@ -1,8 +1,7 @@
 """The JSON file of a run: written whole or not at all, checked when read.
 
-Version 1 (`"schema": 1`). Top level: `schema`, `tool` ("fastconv bench"), `complete` (false: interrupted or out of
-time), `notes` (sentences), `settings` (what was asked for), `environment`, `peaks` (FLOP/s by number of threads),
-`rows`, `skipped` (what was not measured, and why). The keys of a row: docs/benchmarking.md.
+Version 2 (`"schema": 2`); every key is described in docs/benchmarking.md. Version 1 (fastconv's first benchmark) had no
+visits, clocks or roofs, so the two cannot be compared and the reader says so.
 """
 
 from __future__ import annotations
@@ -14,30 +13,42 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 TOOL = "fastconv bench"
 
+_NUMBER = (int, float)
 _TOP: dict[str, type | tuple[type, ...]] = {
     "complete": bool,
     "notes": list,
     "settings": dict,
     "environment": dict,
-    "peaks": dict,
+    "rooflines": list,
+    "noise": dict,
     "rows": list,
     "skipped": list,
+    "sweep": (dict, type(None)),
 }
-_NUMBER = (int, float)
 _ROW: dict[str, type | tuple[type, ...]] = {
     "kind": str,
+    "op": str,
     "layer": str,
+    "problem": str,
     "layout": str,
+    "via": str,
     "algorithm": str,
     "provider": str,
+    "isa": str,
+    "device": str,
+    "dtype": str,
     "threads": int,
     "batch": int,
     "repeat": int,
     "burst": int,
     "samples_ms": list,
+    "visits": list,
+    "clock": list,
+    "cold_ms": list,
+    "macs": int,
     "median_ms": _NUMBER,
     "p10_ms": _NUMBER,
     "p90_ms": _NUMBER,
@@ -45,7 +56,10 @@ _ROW: dict[str, type | tuple[type, ...]] = {
     "iqr_ms": _NUMBER,
 }
 #: What makes two rows of two runs the same measurement.
-KEY = ("kind", "provider", "layer", "problem", "layout", "algorithm", "threads", "batch", "device", "dtype")
+KEY = (
+    "kind", "provider", "op", "layer", "problem", "layout", "via", "algorithm", "isa", "threads", "batch", "device",
+    "dtype",
+)  # fmt: skip
 
 
 def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -56,14 +70,37 @@ def validate(data: Any, source: str = "result") -> dict[str, Any]:
     """`data` if it is a result this version can read; ValueError naming `source` and what is wrong with it."""
     if not isinstance(data, dict) or "schema" not in data:
         raise ValueError(f'{source}: not a result of `{TOOL}` (no "schema" in it)')
+    if data["schema"] == 1:
+        raise ValueError(f"{source}: schema 1, from an older fastconv that measured otherwise; run the benchmark again")
     if data["schema"] != SCHEMA:
         raise ValueError(f"{source}: schema {data['schema']!r} is not {SCHEMA}, the one that this version reads")
     for key, kind in _TOP.items():
-        if not isinstance(data.get(key), kind):
+        if not isinstance(data.get(key), kind) or key not in data:
             raise ValueError(f"{source}: damaged: {key!r} is {'missing' if key not in data else 'of the wrong kind'}")
+    for number, roof in enumerate(data["rooflines"], start=1):
+        _validate_roof(roof, f"{source}: damaged: roofline {number}")
+    for number, item in enumerate(data["skipped"], start=1):
+        if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("layer", "what", "reason")):
+            raise ValueError(f"{source}: damaged: skipped {number} has not layer, what and reason")
+    if not all(isinstance(note, str) for note in data["notes"]):
+        raise ValueError(f"{source}: damaged: 'notes' holds something that is no text")
     for number, row in enumerate(data["rows"], start=1):
         _validate_row(row, f"{source}: damaged: row {number}")
     return data
+
+
+def _validate_roof(roof: Any, where: str) -> None:
+    if not isinstance(roof, dict) or not isinstance(roof.get("isa"), str) or not isinstance(roof.get("threads"), int):
+        raise ValueError(f"{where} has not isa and threads")
+    bandwidth = roof.get("bandwidth")
+    if not _is_time(roof.get("fma_gflops")) or not isinstance(bandwidth, dict):
+        raise ValueError(f"{where} has not fma_gflops and bandwidth")
+    if not all(_is_time(value) for value in bandwidth.values()):
+        raise ValueError(f"{where}: a bandwidth is not a number above 0")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _validate_row(row: Any, where: str) -> None:
@@ -76,12 +113,16 @@ def _validate_row(row: Any, where: str) -> None:
     for key in ("threads", "batch", "repeat", "burst"):
         if row[key] < 1:
             raise ValueError(f"{where}: {key!r} is {row[key]}, not at least 1")
-    samples = row["samples_ms"]
+    samples, visits = row["samples_ms"], row["visits"]
     if not samples:
         raise ValueError(f"{where}: no samples")
-    for value in (*samples, *(row[key] for key in ("median_ms", "p10_ms", "p90_ms", "min_ms"))):
-        if not isinstance(value, _NUMBER) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+    for value in (*samples, *row["cold_ms"], *(row[key] for key in ("median_ms", "p10_ms", "p90_ms", "min_ms"))):
+        if not _is_time(value):
             raise ValueError(f"{where}: a time of {value!r} ms")
+    if not all(isinstance(v, int) and v > 0 for v in visits) or sum(visits) != len(samples):
+        raise ValueError(f"{where}: 'visits' does not add up to the {len(samples)} samples")
+    if len(row["clock"]) != len(visits) or not all(isinstance(c, _NUMBER) and c >= 0 for c in row["clock"]):
+        raise ValueError(f"{where}: 'clock' has not a number for each of the {len(visits)} visits")
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

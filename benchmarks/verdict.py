@@ -5,45 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .timing import burst_medians
-
-Row = dict[str, Any]
-F64 = NDArray[np.float64]
-
-#: Resampled medians for an interval; the seed makes the words repeat for the same samples.
-RESAMPLES = 1000
-#: Differences below this are not worth a choice, however sure they are.
-WORTH = 0.02
-#: Rows with fewer bursts than this have no interval worth the name.
-MIN_BURSTS = 5
+from .layouts import WORTH
+from .resampling import F64, RESAMPLES, Row, interval, resampled_medians, thin
 
 
-def resampled_medians(row: Row, seed: int, resamples: int = RESAMPLES) -> F64:
-    """Medians in ms, each of bursts drawn with replacement: what the median might have been in another run."""
-    medians = burst_medians(row["samples_ms"], row["burst"])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(medians), (resamples, len(medians)))
-    return np.asarray(np.median(medians[drawn], axis=1))
-
-
-def interval(values: F64) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def verdict(rows: list[Row]) -> list[str]:
-    """Sentences for each number of threads and batch size; the very last one says what to use."""
-    ours = [row for row in rows if row["provider"] == "fastconv"]
-    groups = dict.fromkeys((row["threads"], row["batch"]) for row in ours if row["kind"] in ("conv", "network"))
+def verdict(data: dict[str, Any]) -> list[str]:
+    """Sentences for each ISA level, number of threads and batch size; the very last one says what to use."""
+    if data.get("sweep"):
+        return [str(line) for line in data["sweep"].get("sentences", [])] or ["Nothing was found."]
+    rows = [row for row in data["rows"] if row["dtype"] == "float32" and row["kind"] in ("layer", "network")]
+    ours = [row for row in rows if row["provider"] == "fastconv" and row["layout"] != "-"]
+    native = [row for row in ours if not row["via"]]
+    several = len({row["isa"] for row in native}) > 1
     lines: list[str] = []
     choices: dict[str, list[str]] = {}  # what to use: for which threads and batch sizes
-    for threads, batch in groups:
-        group = [row for row in ours if (row["threads"], row["batch"]) == (threads, batch)]
-        where = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
+    groups = dict.fromkeys((row["isa"], row["threads"], row["batch"]) for row in native)
+    for isa, threads, batch in groups:
+        here = [row for row in rows if (row["threads"], row["batch"]) == (threads, batch)]
+        group = [row for row in native if (row["isa"], row["threads"], row["batch"]) == (isa, threads, batch)]
+        where = f"{isa}, " * several + f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
         network = sorted((row for row in group if row["kind"] == "network"), key=lambda row: float(row["median_ms"]))
-        layers = [row for row in group if row["kind"] == "conv"]
+        layers = [row for row in group if row["kind"] == "layer"]
+        via = [row for row in here if row["via"] and row["isa"] == isa]
+        lines += _via_words(
+            layers or network, [row for row in via if row["kind"] == ("layer" if layers else "network")]
+        )
+        lines += _peer_words(group, [row for row in here if row["provider"] != "fastconv"], where)
         if layers:
             lines += _network_words(network, where)
             words, choice, layout = _layer_words(layers, where)
@@ -64,6 +52,62 @@ def verdict(rows: list[Row]) -> list[str]:
             parts = [f"{choice} for {' and for '.join(places)}" for choice, places in choices.items()]
             lines.append(f"Use here: {'; '.join(parts)}.")
     return lines
+
+
+def _via_words(native: list[Row], via: list[Row]) -> list[str]:
+    """Whether NCHW arrays should take the way through NHWC: from the layers (or networks) that have both rows."""
+    own: dict[str, Row] = {}
+    for row in native:
+        if row["layout"] == "NCHW" and (row["layer"] not in own or row["median_ms"] < own[row["layer"]]["median_ms"]):
+            own[row["layer"]] = row
+    pairs = [(own[row["layer"]], row) for row in via if row["layer"] in own]
+    if not pairs:
+        return []
+    direct, detour = _total([pair[0] for pair in pairs]), _total([pair[1] for pair in pairs])
+    rows = [row for pair in pairs for row in pair]
+    first, fast, slow = ("NCHW native", direct, detour)
+    if np.median(detour) < np.median(direct):
+        first, fast, slow = ("the way through NHWC", detour, direct)
+    of = pairs[0][1]["layer"] if len(pairs) == 1 else f"{len(pairs)} layers"
+    times = f"{np.median(direct):.2f} ms native, {np.median(detour):.2f} ms through NHWC with both conversions"
+    if pairs[0][1]["kind"] == "network":
+        times = times.replace("both conversions", "the picture's conversion")
+    return [f"NCHW arrays ({of}): {times}: {_difference(first, fast, slow, thin(rows))}"]
+
+
+def _peer_words(ours: list[Row], peers: list[Row], where: str) -> list[str]:
+    """One sentence for the network and one for the layers: the best of ours against the best of the peers."""
+    lines: list[str] = []
+    for kind in ("network", "layer"):
+        best = _fastest([row for row in ours if row["kind"] == kind])
+        other = _fastest([row for row in peers if row["kind"] == kind])
+        pairs = [(best[name], other[name]) for name in best if name in other]
+        if not pairs:
+            continue
+        if kind == "network":
+            for mine, theirs in pairs:
+                ratio = mine["median_ms"] / theirs["median_ms"]
+                lines.append(
+                    f"{mine['layer']} ({where}) against the best peer, {theirs['provider']} {theirs['layout']}: "
+                    f"{mine['median_ms']:.2f} to {theirs['median_ms']:.2f} ms, {ratio:.2f} of its time."
+                )
+            continue
+        ratios = [mine["median_ms"] / theirs["median_ms"] for mine, theirs in pairs]
+        ahead = sum(ratio <= 1 for ratio in ratios)
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        lines.append(
+            f"Layers ({where}) against the best peer of each: ahead on {ahead} of {len(pairs)}, geometric mean "
+            f"{mean:.2f} of its time."
+        )
+    return lines
+
+
+def _fastest(rows: list[Row]) -> dict[str, Row]:
+    best: dict[str, Row] = {}
+    for row in rows:
+        if row["layer"] not in best or row["median_ms"] < best[row["layer"]]["median_ms"]:
+            best[row["layer"]] = row
+    return best
 
 
 def _network_words(rows: list[Row], where: str) -> list[str]:
@@ -138,7 +182,7 @@ def _layer_words(rows: list[Row], where: str) -> tuple[list[str], str, str]:
     bests = {layout: _best_rows(rows, layout) for layout in dict.fromkeys(row["layout"] for row in rows)}
     mixed = {layout: _total(own) for layout, own in bests.items() if len(own) == len(layers)}
     count = sum(max(row["repeat"] for row in rows if row["layer"] == layer) for layer in layers)
-    of = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}, {count} convolution{'s' if count > 1 else ''}"
+    of = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}, {count} with repeats"
     lines: list[str] = []
     if len(mixed) == 2:
         (first, a), (second, b) = sorted(mixed.items(), key=lambda item: float(np.median(item[1])))
@@ -172,11 +216,7 @@ def _layer_words(rows: list[Row], where: str) -> tuple[list[str], str, str]:
 
 
 def _best_rows(rows: list[Row], layout: str) -> list[Row]:
-    best: dict[str, Row] = {}
-    for row in rows:
-        if row["layout"] == layout and (row["layer"] not in best or row["median_ms"] < best[row["layer"]]["median_ms"]):
-            best[row["layer"]] = row
-    return list(best.values())
+    return list(_fastest([row for row in rows if row["layout"] == layout]).values())
 
 
 def _total(rows: list[Row]) -> F64:
@@ -184,11 +224,6 @@ def _total(rows: list[Row]) -> F64:
     for number, row in enumerate(rows):
         total += row["repeat"] * resampled_medians(row, 100 + number)
     return total
-
-
-def thin(rows: list[Row]) -> bool:
-    """Whether any row has too few bursts to say how sure it is."""
-    return any(len(row["samples_ms"]) // row["burst"] < MIN_BURSTS for row in rows)
 
 
 def _difference(winner: str, fast: F64, slow: F64, unsure: bool) -> str:
