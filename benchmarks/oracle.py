@@ -16,6 +16,8 @@ Pair = tuple[int, int]
 #: Relative L2 error that a float32 convolution may have against float64 (the package's own promise for direct and
 #: im2col).
 MAX_RELATIVE_L2 = 2e-6
+#: The same for Winograd's F(4x4, 3x3).
+MAX_WINOGRAD_L2 = 5e-6
 #: The same for the 54 layers of a network one after the other, each of which adds its own rounding.
 MAX_NETWORK_L2 = 2e-5
 #: What is added to the variance of a batch norm: PyTorch's default, and what torchvision's networks are trained with.

@@ -36,7 +36,7 @@ namespace {
 const char* conv2d(const py::array& input, const py::array& weight, const std::optional<py::array>& bias,
                    const std::optional<py::array>& residual, py::array dst, fc::Pair stride, fc::Pads padding,
                    fc::Pair dilation, int64_t groups, const std::string& layout, const std::string& weight_layout,
-                   const fc::Preference& algorithms, const std::optional<std::string>& activation) {
+                   const fc::Preference& algorithms, const std::optional<std::string>& activation, bool winograd) {
   if (bias) require_size(*bias, bias->size(), "bias");
   const fc::Problem p = fc::conv2d_problem(
       shape_of(input), shape_of(weight), bias ? bias->size() : -1, residual.has_value(), stride, padding, dilation,
@@ -52,7 +52,7 @@ const char* conv2d(const py::array& input, const py::array& weight, const std::o
     args.residual = in(*residual, "residual");
   }
   args.dst = out(dst, fc::output_shape(p), "out");
-  const fc::PlanPtr plan = fc::make_plan(p, algorithms);
+  const fc::PlanPtr plan = fc::make_plan(p, algorithms, winograd);
   const py::gil_scoped_release unlocked;
   fc::run_single(*plan, args, wei);
   return plan->algorithm->name;
@@ -117,13 +117,13 @@ void convert_layout(const py::array& input, py::array dst, const std::string& so
 py::dict explain_conv2d(const fc::Shape& input, const fc::Shape& weight, bool bias, bool residual, fc::Pair stride,
                         fc::Pads padding, fc::Pair dilation, int64_t groups, const std::string& layout,
                         const std::string& weight_layout, const fc::Preference& algorithms,
-                        const std::optional<std::string>& activation) {
+                        const std::optional<std::string>& activation, bool winograd) {
   const fc::WeightLayout wl = fc::parse_weight_layout(weight_layout);
   const int64_t oc = weight.size() == 4 ? weight[wl == fc::WeightLayout::hwio ? 3 : 0] : -1;
   return describe(
       *fc::make_plan(fc::conv2d_problem(input, weight, bias ? oc : -1, residual, stride, padding, dilation, groups,
                                         fc::parse_layout(layout, "layout"), wl, activation_of(activation)),
-                     algorithms));
+                     algorithms, winograd));
 }
 
 template <class T>
@@ -189,13 +189,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   fc::default_num_threads();  // a bad environment is an error at import, not in the middle of the work
   fc::current_isa();
   fc::forced_kernel();
+  fc::winograd_allowed();
   fc::verbose_level();
   fc::prepare_threads();
 
   add_introspection(m);
   add_programs(m);
   m.def("conv2d", conv2d, "input"_a, "weight"_a, "bias"_a, "residual"_a, "out"_a, "stride"_a, "padding"_a, "dilation"_a,
-        "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a);
+        "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a, "winograd"_a = true);
   m.def("max_pool2d", max_pool2d, "input"_a, "out"_a, "indices"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a,
         "ceil_mode"_a, "layout"_a);
   m.def("avg_pool2d", avg_pool2d, "input"_a, "out"_a, "kernel"_a, "stride"_a, "padding"_a, "ceil_mode"_a,
@@ -206,7 +207,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("batch_norm", batch_norm, "input"_a, "scale"_a, "shift"_a, "out"_a, "layout"_a);
   m.def("convert_layout", convert_layout, "input"_a, "out"_a, "source"_a, "target"_a);
   m.def("explain_conv2d", explain_conv2d, "input_shape"_a, "weight_shape"_a, "bias"_a, "residual"_a, "stride"_a,
-        "padding"_a, "dilation"_a, "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a);
+        "padding"_a, "dilation"_a, "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a,
+        "winograd"_a = true);
   m.def("explain_op", explain_op, "op"_a, "input_shape"_a, "options"_a);
   m.def(
       "conv2d_output_shape",

@@ -69,12 +69,12 @@ void add_programs(py::module_& m) {
           "conv2d",
           [](Program& self, int x, std::shared_ptr<fc::ConvWeights> weights, fc::Pair stride, fc::Pads padding,
              fc::Pair dilation, const std::string& layout, const fc::Preference& algorithms,
-             const std::optional<std::string>& activation, int residual) {
+             const std::optional<std::string>& activation, int residual, bool winograd) {
             return self.conv2d(x, std::move(weights), stride, padding, dilation, fc::parse_layout(layout, "layout"),
-                               algorithms, activation_of(activation), residual);
+                               algorithms, winograd, activation_of(activation), residual);
           },
           "x"_a, py::arg("weights").none(false), "stride"_a, "padding"_a, "dilation"_a, "layout"_a, "algorithms"_a,
-          "activation"_a = py::none(), "residual"_a = -1)
+          "activation"_a = py::none(), "residual"_a = -1, "winograd"_a = true)
       .def(
           "linear",
           [](Program& self, int x, std::shared_ptr<fc::ConvWeights> weights,

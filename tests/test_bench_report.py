@@ -56,7 +56,7 @@ def test_terminal_has_a_line_a_layer_with_the_four_numbers(data: Data) -> None:
     table = [line for line in lines if line.startswith(("layer ", "l1.", "l4."))]
     assert max(len(line) for line in table) <= 140
     assert tables.words(one)[-1] == lines[-1]
-    assert "Left out: conv1, NCHW winograd: stride <2> is not 1" in lines
+    assert "Left out: NCHW winograd (conv1): stride <2> is not 1" in lines
     assert "Noise: 1.2 % within a visit, 2.3 % between visits." in lines
 
 

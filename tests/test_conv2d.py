@@ -59,7 +59,7 @@ def check_exact(kernel: dict[str, Any], case: ConvCase, layout: str) -> None:
                 continue
             assert plan["algorithm"] == algorithm
             assert plan["isa"] == kernel["isa"]
-            ref.assert_exact(run_conv(data, layout, name), data.expected(layout))
+            ref.assert_conv(run_conv(data, layout, name), data.expected(layout), algorithm)
             if plan["kernel"] == driver:
                 assert plan["ukernel"] == kernel["ukernel"]
                 return
@@ -118,7 +118,7 @@ def test_resnet50_shapes(case: ConvCase, layout: str) -> None:
     data = conv_data(case)
     for level in [level for level in usable_levels() if level != "scalar"] or ["scalar"]:
         with max_isa(level):
-            ref.assert_exact(run_conv(data, layout), data.expected(layout))
+            ref.assert_conv(run_conv(data, layout), data.expected(layout), explain_conv(data, layout)["algorithm"])
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_random_input_near_float64(kernel: dict[str, Any], case: ConvCase, layou
         except NotImplementedError as refusal:
             assert forced_name(kernel) in str(refusal)
             return
-        ref.assert_rel_l2(actual, data.expected(layout), ref.CONV_REL_L2)
+        ref.assert_rel_l2(actual, data.expected(layout), ref.conv_tolerance(kernel["algorithm"]))
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_auto_is_exact_and_never_silently_the_reference(case: ConvCase, isa: str
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         actual = run_conv(data, layout)
-    ref.assert_exact(actual, data.expected(layout))
+    ref.assert_conv(actual, data.expected(layout), explain_conv(data, layout)["algorithm"])
     warned = any(issubclass(w.category, fc.PerformanceWarning) for w in caught)
     assert warned == (explain_conv(data, layout)["algorithm"] == "reference")
 

@@ -45,7 +45,7 @@ def test_conv_layer_is_the_op(case: Any, isa: str, layout: str) -> None:
         layer, more, _ = layer_of(case, layout, algorithm, "normal")
         y = layer(x, **more)
         ref.assert_exact(y, fc.conv2d(x, w, algorithm=algorithm, **data.options(layout)))
-        ref.assert_rel_l2(y, data.expected(layout), ref.CONV_REL_L2)
+        ref.assert_rel_l2(y, data.expected(layout), ref.conv_tolerance(layer.explain()["algorithm"]))
 
 
 @pytest.mark.parametrize("case", [CONV_CASES[0], CONV_CASES[-1], DEPTHWISE_CASES[0], GROUPED_CASES[2]], ids=case_id)
@@ -63,7 +63,7 @@ def test_conv_layer_runs_the_forced_kernel(kernel: dict[str, Any], case: Any, la
         plan = layer.explain()
         assert plan["algorithm"] == kernel["algorithm"]
         assert plan["isa"] == kernel["isa"]
-    ref.assert_exact(y, conv_data(case).expected(layout))
+    ref.assert_conv(y, conv_data(case).expected(layout), kernel["algorithm"])
 
 
 def test_conv_layer_explain(layout: str) -> None:
@@ -314,7 +314,7 @@ def test_drivers_are_names_everywhere(name: str, rng: np.random.Generator) -> No
         lambda: fc.explain("conv2d", x, w, algorithm="fft"),
         lambda: fc.models.resnet18(algorithm="fft"),
     ):
-        with pytest.raises(ValueError, match=r"must be one of 'auto', 'direct', 'im2col'.*; got 'fft'$") as e:
+        with pytest.raises(ValueError, match=r"must be one of 'auto', .*'direct'.*'im2col'.*; got 'fft'$") as e:
             call()
         assert "conv_" not in str(e.value), "drivers are for tests; the message lists the public names"
 

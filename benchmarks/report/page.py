@@ -316,8 +316,8 @@ def _rows(data: Data) -> str:
     else:
         parts.append("<p>No rows.</p>")
     if skipped:
-        left_out = [(str(item["layer"]), str(item["what"]), str(item["reason"])) for item in skipped]
-        found = tables.Table(("layer", "what", "why"), left_out, frozenset({0, 1, 2}))
+        left_out = tables.left_out(skipped)
+        found = tables.Table(("what", "layers", "why"), left_out, frozenset({0, 1, 2}))
         parts.append(f"<h2>Left out</h2>{table(found, 'facts')}")
     return "".join(parts)
 

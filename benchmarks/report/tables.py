@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .. import layouts
 from ..layouts import Comparison, Data, Row, Setting
@@ -309,3 +310,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.get("bound") or ""), number("roofline_percent", 1), number("intensity", 1), number("pack_ms", 2),
         number("convert_ms", 3), error(row),
     )  # fmt: skip
+
+
+def left_out(skipped: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What was not measured, each reason once: what, in which layers, why."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for item in skipped:
+        layers.setdefault((str(item["what"]), str(item["reason"])), []).append(str(item["layer"]))
+    found: list[tuple[str, str, str]] = []
+    for (what, reason), names in layers.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        found.append((what, shown, reason))
+    return found

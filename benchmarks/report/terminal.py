@@ -37,7 +37,7 @@ def terminal(data: Data, rows: Literal["compact", "all"] = "compact") -> str:
         raise ValueError(f"rows: {rows!r} is neither 'compact' nor 'all'")
     lines = [*tables.headline(data), ""]
     lines += _compact(data) if rows == "compact" else _all(data)
-    lines += [f"Left out: {item['layer']}, {item['what']}: {item['reason']}" for item in data["skipped"]]
+    lines += [f"Left out: {what} ({layers}): {reason}" for what, layers, reason in tables.left_out(data["skipped"])]
     lines += tables.remarks(data)
     lines += tables.words(data)
     return "\n".join(lines)

@@ -43,6 +43,7 @@ class Conv(NamedTuple):
     weight_layout: str
     algorithms: tuple[str, ...]
     activation: str | None
+    winograd: bool
     out: Shape
     result: Shape
 
@@ -87,11 +88,13 @@ def conv2d(
     algorithm: Any,
     activation: Any,
     residual: Shape | None,
+    winograd: Any,
 ) -> Conv:
     word = layout_name(layout)
     weight_word = weight_layout_name(weight_layout, word)
     names = algorithm_names(algorithm)
     act = activation_name(activation)
+    may_winograd = boolean(winograd, "winograd")
     shape, single = batched(input, "input", word)
     if len(weight) != 4:
         raise ValueError(f"weight must have 4 dimensions ({weight_word}), got {len(weight)} with shape {weight}")
@@ -105,7 +108,19 @@ def conv2d(
     result = out[1:] if single else out
     check_residual(residual, result)
     return Conv(
-        shape, weight, strides, padding4, dilations, parts, word, weight_word, names, act, tuple(out), tuple(result)
+        shape,
+        weight,
+        strides,
+        padding4,
+        dilations,
+        parts,
+        word,
+        weight_word,
+        names,
+        act,
+        may_winograd,
+        tuple(out),
+        tuple(result),
     )
 
 

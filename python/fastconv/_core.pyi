@@ -88,9 +88,10 @@ class Program:
         algorithms: Sequence[str],
         activation: str | None = None,
         residual: int = -1,
+        winograd: bool = True,
     ) -> int:
         """padding is (top, bottom, left, right). `algorithms` in order of preference; ("auto",) leaves the choice to
-        the plan."""
+        the plan, `winograd` says whether that may be Winograd."""
     def max_pool2d(
         self,
         x: int,
@@ -154,6 +155,7 @@ def conv2d(
     weight_layout: str,
     algorithms: Sequence[str],
     activation: str | None,
+    winograd: bool = True,
 ) -> str:
     """Returns the name of the algorithm that ran."""
 
@@ -197,6 +199,7 @@ def explain_conv2d(
     weight_layout: str,
     algorithms: Sequence[str],
     activation: str | None,
+    winograd: bool = True,
 ) -> dict[str, Any]: ...
 def explain_op(op: str, input_shape: Sequence[int], options: dict[str, Any]) -> dict[str, Any]: ...
 

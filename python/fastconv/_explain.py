@@ -87,6 +87,7 @@ def _conv2d(input: Any, weight: Any, bias: Any, residual: Any, **options: Any) -
         c.weight_layout,
         c.algorithms,
         c.activation,
+        c.winograd,
     )
 
 

@@ -104,6 +104,7 @@ class Conv2d(_Layer):
         weight_layout: WeightLayout | None = None,
         algorithm: Algorithm = "auto",
         activation: str | None = None,
+        winograd: bool = True,
     ) -> None:
         names = algorithm_names(algorithm)
         super().__init__(names)
@@ -135,6 +136,7 @@ class Conv2d(_Layer):
         self._padding = frozen_padding(padding)
         self._names = names
         self._activation = activation_name(activation)
+        self._winograd = boolean(winograd, "winograd")
         self._packed = _core.ConvWeights(self._weight, self._bias, self._weight_layout, self._groups)
 
     def _options(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ class Conv2d(_Layer):
             "weight_layout": self._weight_layout,
             "algorithm": self._names[0] if len(self._names) == 1 else self._names,
             "activation": self._activation,
+            "winograd": self._winograd,
         }
 
     def _padding4(self, shape: tuple[int, ...]) -> Pads:
@@ -174,7 +177,16 @@ class Conv2d(_Layer):
                 )
                 r = program.input(out)
             y = program.conv2d(
-                x, self._packed, self._stride, padding, self._dilation, self._layout, self._names, self._activation, r
+                x,
+                self._packed,
+                self._stride,
+                padding,
+                self._dilation,
+                self._layout,
+                self._names,
+                self._activation,
+                r,
+                self._winograd,
             )
             program.output(y)
             program.finalize()

@@ -45,6 +45,7 @@ def conv2d(
     algorithm: Algorithm = "auto",
     activation: str | None = None,
     residual: Any = None,
+    winograd: bool = True,
     out: Any = None,
 ) -> Any:
     """Two-dimensional convolution (cross-correlation) with fused bias, residual and activation.
@@ -66,6 +67,11 @@ def conv2d(
             one that cannot do the problem raises NotImplementedError with its reason.
         activation: None or "relu".
         residual: array of the output's shape, added before the activation.
+        winograd: whether "auto" may take Winograd. It does for 3x3 kernels with stride 1, no dilation and one group
+            where the image has enough channels and pixels that this is expected to be faster with prepared weights
+            (a lone call transforms them each time). "winograd_f43" then has a relative L2 error of 1e-6 to 2e-6,
+            "winograd_f23" and the others 0.3e-6 to 1e-6, and an infinity or NaN in the input spreads within its tile.
+            False, or FASTCONV_WINOGRAD=0 in the environment, forbids it to "auto", not to those who name it.
 
     Returns:
         float32 array (n, o, oh, ow) or (n, oh, ow, o), ``oh = floor((h + pads - dilation*(kh-1) - 1) / stride) + 1``.
@@ -86,6 +92,7 @@ def conv2d(
         algorithm,
         activation,
         shape_of(r),
+        winograd,
     )
     target = Output(c.result, out, wrap, (("input", x), ("weight", w), ("bias", b), ("residual", r)))
     chosen = _core.conv2d(
@@ -102,6 +109,7 @@ def conv2d(
         c.weight_layout,
         c.algorithms,
         c.activation,
+        c.winograd,
     )
     result = target.finish()
     if fell_back(chosen, c.algorithms):

@@ -52,12 +52,14 @@ struct Plan {
   std::vector<std::pair<std::string, std::string>> refused;  // algorithm, reason: those asked before this one
 };
 
-// One thread of a running parallel region. Scratch is private and 64-byte aligned.
+// One thread of a running parallel region. Scratch is private and 64-byte aligned; `common` is the scratch of thread 0, for what
+// threads make together between barriers.
 struct Worker {
   int tid = 0;
   int nthr = 1;
   std::byte* scratch = nullptr;
   Barrier* barrier = nullptr;
+  std::byte* common = nullptr;
 };
 
 // Pointers of one execution; which of them are set follows from the Problem.
@@ -88,6 +90,7 @@ struct Algorithm {
   std::vector<std::pair<Isa, const char*>> (*leaves)();
   // "auto" asks those that return true last, though they could do the problem. May be null: never.
   bool (*prefers_not)(const Problem&, const Machine&) = nullptr;
+  bool winograd = false;  // "auto" may be told to leave these out
 };
 
 // All algorithms of an op on the CPU, best first (LIST 2). Defined in cpu/.

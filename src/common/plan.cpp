@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kCachedPlans = 1024;  // far more than a network has layers; an entry is a few hundred bytes
 
-using Key = std::tuple<Problem, Preference, Isa>;
+using Key = std::tuple<Problem, Preference, bool, Isa>;
 
 // Least recently used goes first.
 class Cache {
@@ -66,15 +66,16 @@ std::string known_names(const std::vector<const Algorithm*>& list) {
   return known;
 }
 
-PlanPtr plan_uncached(const Problem& problem, const Preference& preference, const Machine& machine) {
+PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool winograd, const Machine& machine) {
   const std::vector<const Algorithm*>& list = cpu_algorithms(problem.op);
   auto plan = std::make_shared<Plan>();
   plan->problem = problem;
+  const auto refused = [&](const Algorithm* a, const char* reason) {
+    if (reason) plan->refused.emplace_back(std::string(a->name) + " (" + a->kernel + ")", reason);
+    return reason != nullptr;
+  };
   const auto take = [&](const Algorithm* a) {
-    if (const char* reason = a->refuses(problem, machine)) {
-      plan->refused.emplace_back(std::string(a->name) + " (" + a->kernel + ")", reason);
-      return false;
-    }
+    if (refused(a, a->refuses(problem, machine))) return false;
     plan->algorithm = a;
     a->configure(*plan, machine);
     return true;
@@ -88,12 +89,20 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
     std::replace(wanted.begin(), wanted.end(), std::string("auto"), forced_kernel());
   for (const std::string& name : wanted) {
     if (name == "auto") {
-      for (const Algorithm* a : list)
-        if (a->prefers_not == nullptr || !a->prefers_not(problem, machine))
-          if (take(a)) return plan;
-      for (const Algorithm* a : list)
-        if (a->prefers_not && a->prefers_not(problem, machine))
-          if (take(a)) return plan;
+      std::vector<const Algorithm*> last;
+      for (const Algorithm* a : list) {
+        if (refused(a, a->refuses(problem, machine))) continue;
+        if (a->winograd && !(winograd && winograd_allowed())) {
+          refused(a, "Winograd is not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
+        } else if (a->prefers_not && a->prefers_not(problem, machine)) {
+          refused(a, "another is expected to be faster here");
+          last.push_back(a);
+        } else if (take(a)) {
+          return plan;
+        }
+      }
+      for (const Algorithm* a : last)
+        if (take(a)) return plan;
     }
     for (const Algorithm* a : list)
       if (answers_to(*a, name) && take(a)) return plan;
@@ -106,11 +115,11 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, cons
 
 }  // namespace
 
-PlanPtr make_plan(const Problem& problem, const Preference& preference) {
+PlanPtr make_plan(const Problem& problem, const Preference& preference, bool winograd) {
   const Machine machine = current_machine();
-  const Key key(problem, preference, machine.isa);
+  const Key key(problem, preference, winograd, machine.isa);
   if (PlanPtr plan = cache().find(key)) return plan;
-  PlanPtr plan = plan_uncached(problem, preference, machine);
+  PlanPtr plan = plan_uncached(problem, preference, winograd, machine);
   if (verbose_level() > 0) log_plan("plan", *plan, 0);
   cache().insert(key, plan);
   return plan;
@@ -133,6 +142,17 @@ const std::string& forced_kernel() {
     return asked;
   }());
   return name;
+}
+
+bool winograd_allowed() {
+  static const bool allowed = [] {
+    const char* text = std::getenv("FASTCONV_WINOGRAD");
+    const std::string asked = text ? text : "";
+    if (!asked.empty() && asked != "0" && asked != "1")
+      throw std::invalid_argument("FASTCONV_WINOGRAD must be 0 or 1; got '" + asked + "'");
+    return asked != "0";
+  }();
+  return allowed;
 }
 
 double estimated_cycles(const Problem& p) {

@@ -97,14 +97,14 @@ int Program::step(const Problem& problem, int x, const Preference& preference, c
 }
 
 int Program::conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation,
-                    Layout layout, const Preference& preference, Activation activation, int residual) {
+                    Layout layout, const Preference& preference, bool winograd, Activation activation, int residual) {
   const Problem p = conv2d_problem(checked(x).shape, weights->shape(), weights->bias_size(), residual >= 0, stride,
                                    padding, dilation, weights->groups(), layout, weights->layout(), activation);
   if (residual >= 0 && checked(residual).shape != fastconv::output_shape(p))
     throw std::invalid_argument("residual must have the output's shape " + to_string(fastconv::output_shape(p)) +
                                 ", got " + to_string(checked(residual).shape));
   Step s;
-  s.plan = make_plan(p, preference);
+  s.plan = make_plan(p, preference, winograd);
   s.src = x;
   s.residual = residual;
   s.weights = std::move(weights);
@@ -211,7 +211,8 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
     }
   };
   parallel(threads, [&](int tid, int nthr, Barrier& barrier) {
-    Worker worker{tid, nthr, arena.data() + arena_bytes_ + scratch_bytes_ * tid, &barrier};
+    std::byte* const scratch = arena.data() + arena_bytes_;
+    Worker worker{tid, nthr, scratch + scratch_bytes_ * tid, &barrier, scratch};
     double started = seconds && tid == 0 ? now() : 0;
     for (size_t i = 0; i < steps_.size(); ++i) {
       const Step& s = steps_[i];
@@ -250,7 +251,8 @@ void run_single(const Plan& plan, Operands operands, const float* wei) {
   const bool verbose = verbose_level() > 0;
   const double started = verbose ? now() : 0;
   parallel(threads, [&](int tid, int nthr, Barrier& barrier) {
-    Worker worker{tid, nthr, workspace.data() + packed_bytes + scratch_bytes * tid, &barrier};
+    std::byte* const scratch = workspace.data() + packed_bytes;
+    Worker worker{tid, nthr, scratch + scratch_bytes * tid, &barrier, scratch};
     if (pack) {
       plan.algorithm->pack(plan, wei, workspace.data(), worker);
       if (nthr > 1) barrier.wait();

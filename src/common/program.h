@@ -33,7 +33,7 @@ class Program {
   // Building. Tensors are named by their index.
   int input(const Shape& shape);
   int conv2d(int x, std::shared_ptr<ConvWeights> weights, Pair stride, Pads padding, Pair dilation, Layout layout,
-             const Preference& preference, Activation activation, int residual);
+             const Preference& preference, bool winograd, Activation activation, int residual);
   int linear(int x, std::shared_ptr<ConvWeights> weights, Activation activation);
   int batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout);
   int step(const Problem& problem, int x, const Preference& preference, const Shape& out);  // an op without parameters

@@ -27,7 +27,7 @@ std::shared_ptr<const Buffer> ConvWeights::packed(const Plan& plan) {
   // Outside the lock: two threads may pack the same at once, and the first to finish is kept.
   auto made = std::make_shared<Buffer>(plan.packed_bytes);
   parallel(useful_threads(static_cast<double>(plan.packed_bytes) / 8), [&](int tid, int nthr, Barrier& barrier) {
-    Worker worker{tid, nthr, nullptr, &barrier};
+    Worker worker{tid, nthr, nullptr, &barrier, nullptr};
     plan.algorithm->pack(plan, data_, made->data(), worker);
   });
   const CoreLock lock;

@@ -54,6 +54,48 @@ struct MoveUkernel {
                       int64_t cols, int64_t lo, int64_t hi);
 };
 
+// --- Winograd convolution -----------------------------------------------------------------------------------------
+// F(o x o, 3 x 3): an output tile of o x o pixels from t x t input pixels, t = o + 2, by t * t products a channel pair.
+// Tile (y, x) covers output rows y*o .. y*o + o - 1 and reads input rows y*o - pt .. y*o - pt + t - 1; columns likewise.
+// A part is a rectangle of tiles of one image; its tile (row + i, column + j) is number i * columns + j of v or m.
+// Input: v[position][tile][channel] = (B' d B)[position], d zero outside the image. The rows of v are whole vectors:
+// channels are rounded up to `lanes`, and what lies past them is written too.
+struct WinogradInput {
+  const float* src;  // the image
+  float* v;          // first tile, channel `channel`
+  int64_t v_position, v_tile;
+  int64_t ic, ih, iw, pt, pl;
+  int64_t channel, channels;
+  int64_t row, rows, column, columns;
+};
+
+// Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. Rows of m hold whole vectors.
+struct WinogradOutput {
+  const float* m;  // first tile, channel `channel`
+  int64_t m_position, m_tile;
+  float* dst;             // the image
+  const float* residual;  // or null
+  const float* bias;      // channel 0; or null
+  int64_t oc, oh, ow;
+  int64_t channel, channels;
+  int64_t row, rows, column, columns;
+  int32_t relu;
+};
+
+struct WinogradUkernel {
+  const char* name;
+  int32_t isa;
+  struct Transforms {
+    void (*input_pixels)(const WinogradInput*);    // src [y][x][c]
+    void (*input_planes)(const WinogradInput*);    // src [c][y][x]
+    void (*output_pixels)(const WinogradOutput*);  // dst [y][x][c]
+    void (*output_planes)(const WinogradOutput*);  // dst [c][y][x]
+    // u[position * u_position + j] = (G g G')[position] of the kernel g[tap * g_tap + j], tap = 3 r + s, j < count; in
+    // float64, rounded once. count is a multiple of 8.
+    void (*weights)(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count);
+  } f23, f43;
+};
+
 // --- depthwise convolution ----------------------------------------------------------------------------------------
 // One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
 //     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]

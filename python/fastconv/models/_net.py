@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv import _core
-from fastconv._arguments import Algorithm, algorithm_names, integer, layout_name
+from fastconv._arguments import Algorithm, algorithm_names, boolean, integer, layout_name
 from fastconv._arrays import as_input
 from fastconv._programs import Prepared, ProgramCache, warn_of_fallback
 
@@ -129,12 +129,14 @@ class Net:
         layout: str,
         num_classes: int,
         algorithm: Algorithm,
+        winograd: bool = True,
     ) -> None:
         self._name = name
         self._nodes = tuple(nodes)
         self._layout = layout_name(layout)
         self._num_classes = num_classes
         self._algorithms = algorithm_names(algorithm)
+        self._winograd = boolean(winograd, "winograd")
         self._folded = dict(folded)
         self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
         self._programs = ProgramCache(MAX_PROGRAMS, self._algorithms)
@@ -156,6 +158,11 @@ class Net:
     @property
     def algorithm(self) -> str | tuple[str, ...]:
         return self._algorithms[0] if len(self._algorithms) == 1 else self._algorithms
+
+    @property
+    def winograd(self) -> bool:
+        """Whether "auto" may take Winograd."""
+        return self._winograd
 
     @property
     def parameters(self) -> int:
@@ -252,6 +259,7 @@ class Net:
                 self._algorithms,
                 node.activation,
                 residual,
+                self._winograd,
             )
         if node.kind == "max_pool":
             return program.max_pool2d(x, window, stride, padding, (1, 1), False, self._layout)
@@ -329,6 +337,7 @@ class Net:
             "layout": self._layout,
             "num_classes": self._num_classes,
             "algorithm": self._algorithms,
+            "winograd": self._winograd,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:

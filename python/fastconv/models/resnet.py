@@ -138,21 +138,36 @@ def init_state(depth: int, num_classes: int = 1000, seed: int = SEED) -> dict[st
 
 
 def resnet18(
-    weights: Any = None, *, layout: str = "NHWC", num_classes: int = 1000, algorithm: Algorithm = "auto"
+    weights: Any = None,
+    *,
+    layout: str = "NHWC",
+    num_classes: int = 1000,
+    algorithm: Algorithm = "auto",
+    winograd: bool = True,
 ) -> Net:
     """ResNet-18, 11 689 512 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(18, weights, layout, num_classes, algorithm)
+    return _resnet(18, weights, layout, num_classes, algorithm, winograd)
 
 
 def resnet34(
-    weights: Any = None, *, layout: str = "NHWC", num_classes: int = 1000, algorithm: Algorithm = "auto"
+    weights: Any = None,
+    *,
+    layout: str = "NHWC",
+    num_classes: int = 1000,
+    algorithm: Algorithm = "auto",
+    winograd: bool = True,
 ) -> Net:
     """ResNet-34, 21 797 672 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(34, weights, layout, num_classes, algorithm)
+    return _resnet(34, weights, layout, num_classes, algorithm, winograd)
 
 
 def resnet50(
-    weights: Any = None, *, layout: str = "NHWC", num_classes: int = 1000, algorithm: Algorithm = "auto"
+    weights: Any = None,
+    *,
+    layout: str = "NHWC",
+    num_classes: int = 1000,
+    algorithm: Algorithm = "auto",
+    winograd: bool = True,
 ) -> Net:
     """ResNet-50 v1.5, 25 557 032 parameters at 1000 classes, 4089 million multiply-adds for one picture of 224 x 224.
 
@@ -160,25 +175,35 @@ def resnet50(
     mapping of torchvision's names to arrays (anything NumPy can read; torch tensors on the CPU too). Floating dtypes
     are taken as they are and rounded to float32 once, after batch norm is folded in float64. A missing, extra or
     misshapen key is a `ValueError` that names it; `num_batches_tracked` is ignored. layout: "NHWC" or "NCHW", of the
-    input; nothing is converted inside. algorithm: as for `fastconv.conv2d`, for every convolution."""
-    return _resnet(50, weights, layout, num_classes, algorithm)
+    input; nothing is converted inside. algorithm, winograd: as for `fastconv.Conv2d`, for every convolution."""
+    return _resnet(50, weights, layout, num_classes, algorithm, winograd)
 
 
 def resnet101(
-    weights: Any = None, *, layout: str = "NHWC", num_classes: int = 1000, algorithm: Algorithm = "auto"
+    weights: Any = None,
+    *,
+    layout: str = "NHWC",
+    num_classes: int = 1000,
+    algorithm: Algorithm = "auto",
+    winograd: bool = True,
 ) -> Net:
     """ResNet-101 v1.5, 44 549 160 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(101, weights, layout, num_classes, algorithm)
+    return _resnet(101, weights, layout, num_classes, algorithm, winograd)
 
 
 def resnet152(
-    weights: Any = None, *, layout: str = "NHWC", num_classes: int = 1000, algorithm: Algorithm = "auto"
+    weights: Any = None,
+    *,
+    layout: str = "NHWC",
+    num_classes: int = 1000,
+    algorithm: Algorithm = "auto",
+    winograd: bool = True,
 ) -> Net:
     """ResNet-152 v1.5, 60 192 808 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(152, weights, layout, num_classes, algorithm)
+    return _resnet(152, weights, layout, num_classes, algorithm, winograd)
 
 
-def _resnet(depth: int, weights: Any, layout: str, num_classes: int, algorithm: Algorithm) -> Net:
+def _resnet(depth: int, weights: Any, layout: str, num_classes: int, algorithm: Algorithm, winograd: bool) -> Net:
     num_classes = integer(num_classes, "num_classes", 1)
     state = _read_state(weights, depth, num_classes)
     folded = {layer.conv: _fold(state, layer) for layer in _conv_bns(depth)}
@@ -191,6 +216,7 @@ def _resnet(depth: int, weights: Any, layout: str, num_classes: int, algorithm: 
         layout=layout,
         num_classes=num_classes,
         algorithm=algorithm,
+        winograd=winograd,
     )
 
 

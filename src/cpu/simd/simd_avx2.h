@@ -59,6 +59,9 @@ inline F div(F a, F b) {
 inline F fma(F a, F b, F c) {
   return _mm256_fmadd_ps(a, b, c);
 }  // a * b + c
+inline F nfma(F a, F b, F c) {
+  return _mm256_fnmadd_ps(a, b, c);
+}  // c - a * b
 // Keeps NaN: MAXPS returns its second operand when either is NaN.
 inline F relu(F x) {
   return _mm256_max_ps(_mm256_setzero_ps(), x);
@@ -112,11 +115,9 @@ inline void store_pair(float* a, float* b, F v, Mask m) {
   _mm_maskstore_ps(b, k, _mm256_extractf128_ps(v, 1));
 }
 
-// 8 rows of 8 floats from src (row stride ld) to 8 vectors of columns.
-inline void transpose_block(const float* src, int64_t ld, F out[8]) {
-  F r[8], t[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) r[i] = load(src + i * ld);
+// Vectors of rows r, which it uses up, to vectors of columns.
+inline void transpose(F r[8], F out[8]) {
+  F t[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -134,6 +135,14 @@ inline void transpose_block(const float* src, int64_t ld, F out[8]) {
     out[i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x20);
     out[4 + i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x31);
   }
+}
+
+// 8 rows of 8 floats from src (row stride ld) to 8 vectors of columns.
+inline void transpose_block(const float* src, int64_t ld, F out[8]) {
+  F r[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = load(src + i * ld);
+  transpose(r, out);
 }
 
 // --- for pooling, softmax and layout conversion

@@ -58,6 +58,9 @@ inline F div(F a, F b) {
 inline F fma(F a, F b, F c) {
   return _mm512_fmadd_ps(a, b, c);
 }  // a * b + c
+inline F nfma(F a, F b, F c) {
+  return _mm512_fnmadd_ps(a, b, c);
+}  // c - a * b
 // Keeps NaN: MAXPS returns its second operand when either is NaN.
 inline F relu(F x) {
   return _mm512_max_ps(_mm512_setzero_ps(), x);
@@ -117,11 +120,9 @@ inline void store_pair(float* a, float* b, F v, Mask m) {
   _mm256_mask_storeu_ps(b, k, high);
 }
 
-// 16 rows of 16 floats from src (row stride ld) to 16 vectors of columns.
-inline void transpose_block(const float* src, int64_t ld, F out[16]) {
-  F r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) r[i] = load(src + i * ld);
+// Vectors of rows r, which it uses up, to vectors of columns.
+inline void transpose(F r[16], F out[16]) {
+  F t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -150,6 +151,14 @@ inline void transpose_block(const float* src, int64_t ld, F out[16]) {
     out[4 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0x88);
     out[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
   }
+}
+
+// 16 rows of 16 floats from src (row stride ld) to 16 vectors of columns.
+inline void transpose_block(const float* src, int64_t ld, F out[16]) {
+  F r[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = load(src + i * ld);
+  transpose(r, out);
 }
 
 // --- for pooling, softmax and layout conversion

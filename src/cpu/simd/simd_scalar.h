@@ -72,6 +72,9 @@ inline F div(F a, F b) {
 inline F fma(F a, F b, F c) {
   return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
+inline F nfma(F a, F b, F c) {
+  return each([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
+}  // c - a * b
 inline F relu(F x) {  // keeps NaN
   return each([&](int i) { return x.v[i] < 0.0f ? 0.0f : x.v[i]; });
 }
@@ -125,6 +128,10 @@ inline void store_pair(float* a, float* b, F v, Mask m) {
   }
 }
 
+// Vectors of rows r, which it uses up, to vectors of columns.
+inline void transpose(F r[4], F out[4]) {
+  for (int j = 0; j < kLanes; ++j) out[j] = each([&](int i) { return r[i].v[j]; });
+}
 // 4 rows of 4 floats from src (row stride ld) to 4 vectors of columns.
 inline void transpose_block(const float* src, int64_t ld, F out[4]) {
   for (int j = 0; j < kLanes; ++j) out[j] = each([&](int i) { return src[i * ld + j]; });

@@ -1,0 +1,144 @@
+// The one-dimensional transforms of F(2,3) and F(4,3), and those of the weights: what the bodies of a Winograd leaf share,
+// written over simd/. A two-dimensional transform is the one-dimensional one down the columns, then along the rows.
+//
+// F(o,3) evaluates the product of polynomials at t - 1 = o + 1 points and at infinity: Y = A' [(G g) * (B' d)] (Lavin and
+// Gray, arXiv:1509.09308). With M(x) the product of (x - p) over the points, row p of B' holds the coefficients of
+// M(x) / (x - p), its last row those of M; row p of G is (1, p, p^2) / M'(p); row j of A' is p^j. Points:
+//   F(2,3) {0, 1, -1}: every factor is 1, 1/2 or 1/4, so that small integers come out exactly.
+//   F(4,3) {0, +-5/8, +-3/2}: half the error of {0, +-1, +-2} and as many operations; powers are exact in float32.
+// Numerics: each value is one fixed sequence of operations, wherever its tile lies.
+#pragma once
+
+#include "cpu/ukernel.h"
+
+namespace fastconv {
+namespace {
+
+using simd::F;
+using simd::Mask;
+constexpr int kL = simd::kLanes;
+constexpr int kColumns = 28;  // output columns that are transformed together: rows of 14, 28 and 56 pixels waste none
+
+#if defined(__GNUC__)
+#define FASTCONV_INLINE inline __attribute__((always_inline))
+#else
+#define FASTCONV_INLINE inline
+#endif
+
+FASTCONV_INLINE int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
+  return x < lo ? lo : (x > hi ? hi : x);
+}
+
+// Vectors of the compiler's own, for the transform of weights: eight kernels in float64.
+constexpr int kKernels = 8;
+typedef double D __attribute__((vector_size(8 * kKernels)));
+typedef float S __attribute__((vector_size(4 * kKernels)));
+
+// An address past an array does no harm.
+FASTCONV_INLINE void prefetch(const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#else
+  (void)p;
+#endif
+}
+
+struct F23 {
+  static constexpr int kOut = 2, kIn = 4;
+
+  // 4 additions.
+  static FASTCONV_INLINE void input(const F d[4], F y[4]) {
+    y[0] = simd::sub(d[0], d[2]);
+    y[1] = simd::add(d[1], d[2]);
+    y[2] = simd::sub(d[2], d[1]);
+    y[3] = simd::sub(d[1], d[3]);
+  }
+  // 4 additions.
+  static FASTCONV_INLINE void output(const F m[4], F y[2]) {
+    y[0] = simd::add(simd::add(m[0], m[1]), m[2]);
+    y[1] = simd::sub(simd::sub(m[1], m[2]), m[3]);
+  }
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[4]) {
+    const D even = g0 + g2;
+    u[0] = g0;
+    u[1] = 0.5 * (even + g1);
+    u[2] = 0.5 * (even - g1);
+    u[3] = g2;
+  }
+};
+
+struct F43 {
+  static constexpr int kOut = 4, kIn = 6;
+  static constexpr float kP = 0.625f, kQ = 1.5f;  // the points, all powers below are exact in float32
+  static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
+
+  // 12 operations. Even and odd coefficients of M / (x - p) are the sum and the difference for p and -p.
+  static FASTCONV_INLINE void input(const F d[6], F y[6]) {
+    const F p = simd::set1(kP), q = simd::set1(kQ), p2 = simd::set1(kP2), q2 = simd::set1(kQ2);
+    const F even_p = simd::nfma(q2, d[2], d[4]), odd_p = simd::nfma(q2, d[1], d[3]);
+    const F even_q = simd::nfma(p2, d[2], d[4]), odd_q = simd::nfma(p2, d[1], d[3]);
+    y[0] = simd::nfma(p2, simd::nfma(q2, d[0], d[2]), even_p);
+    y[1] = simd::fma(p, odd_p, even_p);
+    y[2] = simd::nfma(p, odd_p, even_p);
+    y[3] = simd::fma(q, odd_q, even_q);
+    y[4] = simd::nfma(q, odd_q, even_q);
+    y[5] = simd::nfma(p2, odd_p, simd::nfma(q2, d[3], d[5]));
+  }
+  // 13 operations.
+  static FASTCONV_INLINE void output(const F m[6], F y[4]) {
+    const F even_p = simd::add(m[1], m[2]), odd_p = simd::sub(m[1], m[2]);
+    const F even_q = simd::add(m[3], m[4]), odd_q = simd::sub(m[3], m[4]);
+    y[0] = simd::add(simd::add(m[0], even_p), even_q);
+    y[1] = simd::fma(simd::set1(kQ), odd_q, simd::mul(simd::set1(kP), odd_p));
+    y[2] = simd::fma(simd::set1(kQ2), even_q, simd::mul(simd::set1(kP2), even_p));
+    y[3] = simd::fma(simd::set1(kQ2 * kQ), odd_q, simd::fma(simd::set1(kP2 * kP), odd_p, m[5]));
+  }
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[6]) {
+    constexpr double p = kP, q = kQ, p2 = p * p, q2 = q * q;
+    constexpr double at_p = 1 / (2 * p2 * (p2 - q2)), at_q = 1 / (2 * q2 * (q2 - p2));
+    const D even_p = at_p * (g0 + p2 * g2), odd_p = (at_p * p) * g1;
+    const D even_q = at_q * (g0 + q2 * g2), odd_q = (at_q * q) * g1;
+    u[0] = (1 / (p2 * q2)) * g0;
+    u[1] = even_p + odd_p;
+    u[2] = even_p - odd_p;
+    u[3] = even_q + odd_q;
+    u[4] = even_q - odd_q;
+    u[5] = g2;
+  }
+};
+
+template <class W>
+void transform_weights(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count) {
+  constexpr int kIn = W::kIn;
+  for (int64_t j = 0; j < count; j += kKernels) {
+    D down[3][kIn];
+#pragma GCC unroll 3
+    for (int s = 0; s < 3; ++s) {
+      D tap[3];
+#pragma GCC unroll 3
+      for (int r = 0; r < 3; ++r) {
+        S narrow;
+        __builtin_memcpy(&narrow, g + (3 * r + s) * g_tap + j, sizeof narrow);
+        tap[r] = __builtin_convertvector(narrow, D);
+      }
+      W::weights(tap[0], tap[1], tap[2], down[s]);
+    }
+    float* to = u + j;
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) {
+      D along[kIn];
+      W::weights(down[0][i], down[1][i], down[2][i], along);
+#pragma GCC unroll 6
+      for (int k = 0; k < kIn; ++k, to += u_position) {
+        const S narrow = __builtin_convertvector(along[k], S);
+        __builtin_memcpy(to, &narrow, sizeof narrow);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastconv

@@ -1,0 +1,14 @@
+// Winograd transforms, float32, AVX2 + FMA. Formulas, operands and borders: winograd_body.h and the two bodies.
+// Registers, F(4,3): 6 inputs, 6 results, 4 points (of 16).
+// Preconditions: those of WinogradInput and WinogradOutput; no alignment is assumed.
+// Tails: VMASKMOV.
+// Numerics: fused multiply-adds in a fixed order.
+#include "cpu/simd/simd_avx2.h"
+//
+#include "cpu/conv/winograd_input_body.h"
+#include "cpu/conv/winograd_output_body.h"
+
+namespace fastconv {
+extern const WinogradUkernel winograd_f32_avx2 = {"winograd_f32_avx2", FASTCONV_SIMD_ISA, transforms_of<F23>(),
+                                                  transforms_of<F43>()};
+}  // namespace fastconv
