@@ -1,8 +1,8 @@
 """Two runs, row by row: FASTER, SLOWER, SAME or UNSURE, from the samples and not from two numbers.
 
 Both runs are set to one clock first: beside every visit a fixed loop was timed, and a machine that ran 5 % slower then
-is not a kernel that did. (Rows that the L3 or memory bounds stay as measured: those have clocks of their own.) For each
-row that both runs have, the ratio of the medians (B over A) and its 95 % interval
+is not a kernel that did. (Rows that the L3 or memory bounds, and those that only move data, stay as measured: their
+clocks are others.) For each row that both runs have, the ratio of the medians (B over A) and its 95 % interval
 come from a bootstrap over visits and bursts. With a margin m (5 % unless told):
 
     SLOWER  the ratio is above 1 + m, and its interval above 1 + m / 2     (FASTER: the same, turned round)
@@ -84,8 +84,9 @@ def compare_rows(a: Row, b: Row, margin: float = MARGIN, one_clock: bool = True)
 
 
 def follows_clock(row: Row) -> bool:
-    """Whether the core's clock sets the pace of a row: its arithmetic does, and so do the caches in the core."""
-    return row.get("bound", "compute") in ("compute", "l2")
+    """Whether the core's clock sets the pace of a row: it does for arithmetic on what the core's caches
+    hold, and not for what only moves."""
+    return row["kind"] != "convert" and row.get("bound", "compute") in ("compute", "l2")
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], margin: float = MARGIN, one_clock: bool = True) -> list[Change]:

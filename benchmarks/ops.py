@@ -107,8 +107,9 @@ def max_relative_l2(problem: Problem, algorithm: str = "direct") -> float:
     """The relative L2 error against float64 that float32 may cost this op; 0 where nothing is rounded.
 
     Convolutions, linear layers and averages: 2e-6, the package's promise, twice what the longest sums of ResNet-50
-    reach by a random walk; 5e-6 by Winograd's F(4,3), whose transforms add rounding of their own. Batch norm: eight roundings (of 2^-24, relative to its two terms) and as much again for what
-    cancels between the terms. Softmax: eight for the exponential and the division, eight for the rounding of `x - max`
+    reach by a random walk; 5e-6 by Winograd's F(4,3), whose transforms add rounding of their own. Batch norm: eight
+    roundings (of 2^-24, relative to its two terms) and as much again for what cancels between the terms. Softmax: eight
+    for the exponential and the division, eight for the rounding of `x - max`
     (elements further than that below the maximum hardly count), log(n) and sqrt(n) / 4 for the sum over n channels.
     """
     if problem.op in ("max_pool2d", "relu"):

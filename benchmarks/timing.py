@@ -29,7 +29,7 @@ Place = Callable[[], AbstractContextManager[object]]
 BURST = 5
 BURST_SECONDS = 0.1
 #: Bursts that a row takes in one visit at most: another visit tells more than more of the same.
-VISIT_BURSTS = 6
+VISIT_BURSTS = 8
 #: Visits that every layer gets, unless the time is up before.
 MIN_VISITS = 3
 #: Half the width of the median's 95 % interval, as a fraction of the median, at which a row is known well enough.
@@ -138,7 +138,8 @@ class Sampler:
 
     yardstick: Callable[[], object] = lambda: None
     evict: Callable[[], object] | None = None
-    #: Seconds of calls before a first visit's samples; later visits, of code that has run before, take half.
+    #: Seconds of calls before a first visit's samples. Later visits, of code that has run before, take half where the
+    #: working threads must be found again, and a sixth where they are known.
     warm_up: float = 0.02
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
@@ -154,7 +155,7 @@ class Sampler:
         Each candidate gets at least one burst even if the limit is over by then. A KeyboardInterrupt passes through;
         the samples taken by then stay.
         """
-        self.sleep(0.02)  # threads of whatever ran before (the oracle, a peer) go to sleep
+        self.sleep(max((c.settle for c in candidates), default=0.0))  # threads of whatever ran before go to sleep
         start = self.clock()
         counts = [len(c.series.samples) for c in candidates]
         try:
@@ -179,7 +180,7 @@ class Sampler:
         """Turns of all candidates until the deadline or the most that a visit takes; yields after each round. A
         candidate that is known well enough goes on as long as any is not, so that the samples of one layer span the
         same stretch of time."""
-        settle = 0.02
+        settle = max((c.settle for c in candidates), default=0.0)
         for number in range(VISIT_BURSTS):
             first = number == 0
             if not first and (self.clock() >= deadline or all(c.series.known() for c in candidates)):
@@ -228,7 +229,9 @@ class Sampler:
 
         def calls() -> None:
             start = end = self.clock()
-            enough = self.warm_up / 2 if candidate.series.visits else self.warm_up
+            enough = self.warm_up
+            if candidate.series.visits:
+                enough /= 6 if candidate.learn is None else 2
             while not times or end - start < enough:
                 begin = self.clock()
                 candidate.call()
