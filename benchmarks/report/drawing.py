@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,10 +106,10 @@ def canvas(width: float, height: float, salt: str, size: float = 10.0, pad: floa
         yield Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=pad, h_pad=pad))
 
 
-def grid(axes: Axes, which: str = "both") -> None:
+def grid(axes: Axes, which: Literal["both", "x", "y"] = "both") -> None:
     """Faint lines behind everything."""
     axes.set_axisbelow(True)
-    axes.grid(True, axis=which, color=INK, alpha=0.16, linewidth=0.7)  # type: ignore[arg-type]
+    axes.grid(True, axis=which, color=INK, alpha=0.16, linewidth=0.7)
 
 
 def inline(figure: Figure, name: str, title: str) -> str:

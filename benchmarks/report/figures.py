@@ -53,7 +53,9 @@ def heat_map(comparisons: Sequence[Comparison], where: str, name: str = "heat") 
                     axes.text(x, y, "–", ha="center", va="center", alpha=0.5, in_layout=False)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(table) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), [column.replace(" ", "\n", 1) for column in columns])
+        axes.set_xticks(
+            range(len(columns)), [column.replace(" ", "\n", 1).replace("pytorch-", "pytorch-\n") for column in columns]
+        )
         axes.set_yticks(range(len(table)), [c.layer for c, _ in table])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
