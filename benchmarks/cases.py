@@ -18,8 +18,6 @@ from .unit import F32, Entry, Row, Unit, as_nchw, one_line
 
 Layout = Literal["NCHW", "NHWC"]
 
-#: The networks that can be timed, with the depth that the package knows them by.
-NETWORKS = {"resnet18": 18, "resnet50": 50}
 #: Multiply-adds for one 224 x 224 picture, convolutions and classifier.
 NETWORK_MACS = {"resnet18": 1_814_073_344, "resnet50": 4_089_184_256}
 #: Parts of a pass that a network takes, where a layer takes one for each thing that it times.
@@ -91,29 +89,27 @@ class LayerUnit(Unit):
     def _ours(self, given: ops.Operands, layout: str, algorithm: str, expected: oracle.F64) -> Entry | None:
         p = self.problem
         what = algorithm if layout == "-" else f"{layout.upper()} {algorithm}"
-        if (what,) in self.failed:
+        if what in self.failed:
             return None
         begin = time.perf_counter()
         try:
             ready = ops.prepare(p, given, layout, algorithm)
             ready.call()
         except NotImplementedError as refused:
-            self.failed.add((what,))
-            self._skip(what, one_line(str(refused)))
+            self._leave_out(what, one_line(str(refused)))
             return None
         seconds = time.perf_counter() - begin
         plan = ready.plan
         if plan.get("conversions"):
-            self.failed.add((what,))
-            self._skip(what, "its plan converts the layout, so it does not stand for that layout")
+            self._leave_out(what, "its plan converts the layout, so it does not stand for that layout")
             return None
         row = self._layer_row(layout.upper(), algorithm)
         self._describe(row, plan)
         allowed = ops.max_relative_l2(p, str(plan.get("algorithm")))
         self._check(what, as_nchw(ready.out, layout), expected, allowed, row, row["kernel"])
-        kept = self._keep((what,), row)
+        kept = self._keep(what, row)
         kept.prepare = min(kept.prepare, seconds)
-        return Entry((what,), row, ready.call, inputs=(ready.x,))
+        return Entry(what, row, ready.call, inputs=(ready.x,))
 
     def _describe(self, row: Row, plan: dict[str, Any]) -> None:
         row.update(kernel=str(plan.get("kernel", "")), ukernel=str(plan.get("ukernel", "")))
@@ -123,15 +119,14 @@ class LayerUnit(Unit):
         """What a user of NCHW arrays gets by computing in NHWC: both conversions are inside the time. The conversions
         alone are a row of their own."""
         p, what = self.problem, "NCHW via NHWC"
-        if (what,) in self.failed:
+        if what in self.failed:
             return []
         x = np.ascontiguousarray(given.x)
         try:
             # On a copy: its input is written by the conversion, and may share memory where both layouts are the same.
             inner = ops.prepare(p, dataclasses.replace(given, x=x.copy()), "nhwc", "auto")
         except NotImplementedError as refused:
-            self.failed.add((what,))
-            self._skip(what, one_line(str(refused)))
+            self._leave_out(what, one_line(str(refused)))
             return []
         out = np.empty((p.n, inner.out.shape[3], *inner.out.shape[1:3]), np.float32)
 
@@ -159,8 +154,8 @@ class LayerUnit(Unit):
         both = self._row("convert", "convert_layout", "NCHW->NHWC->NCHW", "auto", format_problem(p), n=p.n)
         both.update(bytes=2 * (x.nbytes + out.nbytes), flops=0, max_error=0.0, relative_l2=0.0, auto=True)
         return [
-            Entry((what,), row, call, inputs=(x,)),
-            Entry(("conversions",), both, conversions, inputs=(x,)),
+            Entry(what, row, call, inputs=(x,)),
+            Entry("conversions", both, conversions, inputs=(x,)),
         ]
 
 
@@ -172,7 +167,7 @@ class NetworkUnit(Unit):
 
     def build(self) -> list[Entry]:
         bench, name = self.bench, self.name
-        depth = NETWORKS[name]
+        depth = peers.NETWORKS[name]
         distinct = np.random.default_rng(2).standard_normal((min(bench.batch, 2), 3, 224, 224), np.float32)
         x = np.resize(distinct, (bench.batch, 3, 224, 224))
         state = fastconv.models.init_state(depth)
@@ -190,14 +185,14 @@ class NetworkUnit(Unit):
                     net = make(state, layout=_WORDS[layout], algorithm=algorithm)
                     logits = net(own)
                 except NotImplementedError as refused:
-                    self._skip(what, one_line(str(refused)))
+                    self._leave_out(what, one_line(str(refused)))
                     continue
                 nets.setdefault(layout, net)
                 row = self._network_row(layout.upper(), algorithm)
                 row["auto"] = algorithm == "auto"
                 self._check(what, logits, expected, oracle.MAX_NETWORK_L2, row, "the network")
-                self._keep((what,), row).prepare = time.perf_counter() - begin
-                entries.append(Entry((what,), row, lambda net=net, own=own: net(own), inputs=(own,)))  # type: ignore[misc]
+                self._keep(what, row).prepare = time.perf_counter() - begin
+                entries.append(Entry(what, row, lambda net=net, own=own: net(own), inputs=(own,)))  # type: ignore[misc]
         if len(bench.layouts) == 2 and "nhwc" in nets:
             entries.append(self._through_nhwc(x, nets["nhwc"], expected))
         folded = peers.fold_batch_norm(state) if bench.libraries else {}
@@ -224,7 +219,7 @@ class NetworkUnit(Unit):
 
         row = self._network_row("NCHW", "auto", via="NHWC")
         self._check("NCHW via NHWC", call(), expected, oracle.MAX_NETWORK_L2, row, "the network")
-        return Entry(("NCHW via NHWC",), row, call, inputs=(x,))
+        return Entry("NCHW via NHWC", row, call, inputs=(x,))
 
     def _peer_network(self, peer: peers.Peer, folded: Any, x: F32, layout: str) -> tuple[Row, peers.PeerCall]:
         call = peer.network(self.name, folded, x, layout, self.bench.threads)

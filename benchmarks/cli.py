@@ -280,6 +280,7 @@ def _peer_names() -> list[str]:
 
 def _list(args: argparse.Namespace) -> int:
     from . import report
+    from .peers import PEERS, installed
 
     try:
         suites = [problem.load_suite(name) for name in ([args.suite] if args.suite else problem.suite_names())]
@@ -309,16 +310,10 @@ def _list(args: argparse.Namespace) -> int:
     import fastconv
 
     names = dict.fromkeys(k["algorithm"] for k in fastconv.kernels("conv2d"))
-    installed = {name: _importable(name) for name in _peer_names()}
+    there = {name: installed(name) for name in PEERS}
     print(f"\nalgorithms: {', '.join(names)}")
-    print("peers: " + ", ".join(name if there else f"{name} (not installed)" for name, there in installed.items()))
+    print("peers: " + ", ".join(name if found else f"{name} (not installed)" for name, found in there.items()))
     return 0
-
-
-def _importable(peer: str) -> bool:
-    from .peers import installed
-
-    return installed(peer)
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ insightful visual performance model for multicore architectures", 2009). The hig
 
 from __future__ import annotations
 
+import bisect
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -155,9 +156,9 @@ class Yardstick:
 
     def around(self, moment: float, seconds: float = 3.0) -> float:
         """The median of what it showed within so many seconds of a moment; of everything where that is too little."""
-        times, values = np.asarray(self.moments), np.asarray(self.values)
-        near = values[np.abs(times - moment) <= seconds]
-        return float(np.median(near if len(near) >= 5 else values)) if len(values) else 0.0
+        first = bisect.bisect_left(self.moments, moment - seconds)
+        near = self.values[first : bisect.bisect_right(self.moments, moment + seconds)]
+        return float(np.median(near if len(near) >= 5 else self.values)) if self.values else 0.0
 
 
 def estimate_noise(threads: int, yardstick: Yardstick, seconds: float | None = None) -> dict[str, Any]:

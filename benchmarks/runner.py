@@ -19,8 +19,8 @@ from . import machine, peers, roofline, schema
 from .affinity import Pinner
 from .cases import NETWORK_SHARE, LayerUnit, NetworkUnit
 from .problem import Problem, Suite
-from .timing import Sampler, Series
-from .unit import Bench, Row, Unit, WrongResultError, statistics
+from .timing import Sampler
+from .unit import Bench, Kept, Row, Unit, WrongResultError, fill_in
 
 __all__ = ["Run", "Settings", "WrongResultError", "selected"]
 
@@ -38,7 +38,8 @@ _ONEDNN_LEVEL = {"scalar": "SSE41", "avx2": "AVX2"}
 @dataclass(frozen=True)
 class Settings:
     """What to run. `algorithms` empty: all that this machine has for the CPU, without the reference. `isas` empty: the
-    level in use. `cold`: time with evicted weights too. `cap_peers`: oneDNN gets the same ISA level."""
+    level in use. `cold`: time with evicted weights too. `pin`: threads on
+    processors of their own."""
 
     suite: Suite
     match: str | None = None
@@ -71,16 +72,6 @@ def selected(suite: Suite, match: str | None) -> tuple[tuple[Problem, ...], str 
 
 
 @dataclass
-class _Kept:
-    """What a row is made from, to set its clock again when the run knows more about it."""
-
-    row: Row
-    series: Series
-    prepare: float
-    bench: Bench
-
-
-@dataclass
 class Run:
     """One run. `execute` fills `rows`; `data` is the file's content at any time. `progress(done, total, name)` is told
     each step."""
@@ -98,7 +89,7 @@ class Run:
     complete: bool = False
     _libraries: list[peers.Peer] | None = None
     _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
-    _kept: dict[int, _Kept] = field(default_factory=dict)
+    _kept: list[Kept] = field(default_factory=list)
     _saved: float = 0.0
 
     def execute(self) -> None:
@@ -223,17 +214,12 @@ class Run:
         if text and text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, row: Row, series: Series, prepare: float, bench: Bench) -> None:
+    def finish(self, kept: Kept) -> None:
         """Takes a row in, or its statistics anew after another visit."""
-        if id(row) not in self._kept:
-            self.rows.append(row)
-        self._kept[id(row)] = kept = _Kept(row, series, prepare, bench)
-        self._statistics(kept)
-
-    def _statistics(self, kept: _Kept) -> None:
-        clocks = [round(kept.bench.yardstick.around(moment) / 1e9, 3) for moment in kept.series.moments]
-        clocks += [clocks[-1] if clocks else 0.0] * (len(kept.series.visits) - len(clocks))
-        statistics(kept.row, kept.series, kept.prepare, kept.bench.roofs, clocks)
+        if not any(kept is known for known in self._kept):
+            self._kept.append(kept)
+            self.rows.append(kept.row)
+        fill_in(kept)
 
     def _finish(self, complete: bool) -> None:
         """Measures the peaks once more: if they moved, so did the machine's speed. The higher one is what counts."""
@@ -246,12 +232,12 @@ class Run:
                     "one clock, single times are what they were"
                 )
             roofs.fma = max(roofs.fma, again)
-        yardsticks = {id(kept.bench.yardstick): kept.bench.yardstick for kept in self._kept.values()}
+        yardsticks = {id(kept.bench.yardstick): kept.bench.yardstick for kept in self._kept}
         spans = [np.percentile(y.values, [10, 50, 90]) for y in yardsticks.values() if y.values]
         if spans:
             self.noise["run_percent"] = float(max(50 * (p90 - p10) / p50 for p10, p50, p90 in spans))
-        for kept in self._kept.values():
-            self._statistics(kept)
+        for kept in self._kept:  # the yardstick and the peaks now know more about every moment
+            fill_in(kept)
         self.complete = complete
         self.save(self.data())
 

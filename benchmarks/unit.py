@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 import fastconv
 
-from . import affinity, oracle, peers
+from . import oracle, peers
 from .affinity import Pinner
 from .roofline import Evictor, Roofs, Yardstick, isa_level
-from .timing import Candidate, Place, Sampler, Series, summarise
+from .timing import Candidate, Sampler, Series, summarise
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -49,14 +49,6 @@ class Bench:
     sampler: Sampler
     pinner: Pinner
     evictor: Evictor | None
-    place: Place | None = None  # of our own threads
-
-    def keep_place(self, candidates: list[Candidate], entries: list[Entry]) -> None:
-        """Remembers where our threads were found at work on both (all) processors."""
-        for candidate, entry in zip(candidates, entries, strict=True):
-            found = isinstance(candidate.pinned, affinity.Place) and candidate.pinned.cpu is not None
-            if self.place is None and found and entry.row["provider"] == "fastconv":
-                self.place = candidate.pinned
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -72,7 +64,7 @@ class Bench:
 class Entry:
     """A row in the making, and what is timed for it in this visit. `key` finds the row again in the next one."""
 
-    key: tuple[str, ...]
+    key: str
     row: Row
     call: Callable[[], object]
     settle: float = 0.001
@@ -80,9 +72,12 @@ class Entry:
 
 
 @dataclass
-class _Kept:
+class Kept:
+    """What lasts from visit to visit: a row, and what it is made from."""
+
     row: Row
     series: Series
+    bench: Bench
     bits: int | None = None  # checksum of our result, which must not change from visit to visit
     prepare: float = math.inf  # seconds
 
@@ -95,8 +90,8 @@ class Unit:
     bench: Bench
     share: float
     lasting: bool = False
-    kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict)
-    failed: set[tuple[str, ...]] = field(default_factory=set)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
     visits: int = 0
     overhead: float = 0.0  # seconds of the last visit for preparing, warming up and evictions
     _entries: list[Entry] = field(default_factory=list)
@@ -123,11 +118,10 @@ class Unit:
             candidates: list[Candidate] = []
             for entry in entries:
                 kept = self._keep(entry.key, entry.row)
-                # Our own pool is always the same; a library may have a new one for each thing that it prepares.
-                ours = entry.row["provider"] == "fastconv" and bench.place is not None
-                candidate = Candidate(entry.key[0], entry.call, entry.settle, kept.series, entry.inputs)
-                if ours and kept.series.visits and bench.place is not None:
-                    candidate.pinned = bench.place
+                candidate = Candidate(entry.key, entry.call, entry.settle, kept.series, entry.inputs)
+                # Our own threads are the yardstick's; a library may have new ones for each thing that it prepares.
+                if entry.row["provider"] == "fastconv":
+                    candidate.pinned = bench.yardstick.pinned
                 else:
                     candidate.learn = bench.pinner.learn
                 candidates.append(candidate)
@@ -136,14 +130,13 @@ class Unit:
                 bench.sampler.visit(candidates, max(left, 0.0), self._cold_calls(len(entries), left))
             finally:
                 self.visits += 1
-                bench.keep_place(candidates, entries)
                 self.overhead = preparing + bench.sampler.fixed_seconds
                 for kept in self.kept.values():
                     if kept.series.samples:
-                        bench.run.finish(kept.row, kept.series, kept.prepare, bench)
+                        bench.run.finish(kept)
 
-    def _keep(self, key: tuple[str, ...], row: Row) -> _Kept:
-        return self.kept.setdefault(key, _Kept(row, Series()))
+    def _keep(self, key: str, row: Row) -> Kept:
+        return self.kept.setdefault(key, Kept(row, Series(), self.bench))
 
     def _cold_calls(self, entries: int, left: float) -> int:
         """Calls with evicted caches: one to three a row in the first visits, within a third of the time."""
@@ -169,7 +162,7 @@ class Unit:
     def _check(self, what: str, result: F32, expected: oracle.F64, allowed: float, row: Row, kernel: str) -> None:
         """Compares with the oracle on the first visit, with the first visit's bits later. WrongResultError if it
         differs."""
-        kept = self._keep((what,), row)
+        kept = self._keep(what, row)
         bits = zlib.crc32(np.ascontiguousarray(result).data)
         if kept.bits is not None:
             if bits != kept.bits:
@@ -191,12 +184,12 @@ class Unit:
               expected: oracle.F64 | None) -> None:  # fmt: skip
         """Adds a peer's row. One that fails, or whose result is not that precision's, is left out; the run goes on."""
         what = peer.name if layout == "-" else f"{peer.name} {layout.upper()}"
-        if (what,) in self.failed:
+        if what in self.failed:
             return
         reason = ""
         try:
             row, call = make()
-            if expected is not None and (what,) not in self.kept:
+            if expected is not None and what not in self.kept:
                 call.run()
                 error = worst_error(call.result(), expected)
                 row.update(max_error=error.max_scaled, relative_l2=error.relative_l2)
@@ -207,12 +200,13 @@ class Unit:
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(str(error))}"
         if reason:
-            self.failed.add((what,))
-            self._skip(what, reason)
+            self._leave_out(what, reason)
         else:
-            entries.append(Entry((what,), row, call.run, peer.settle, call.inputs))
+            entries.append(Entry(what, row, call.run, peer.settle, call.inputs))
 
-    def _skip(self, what: str, reason: str) -> None:
+    def _leave_out(self, what: str, reason: str) -> None:
+        """Says why something is not measured here, and does not try it again."""
+        self.failed.add(what)
         item = {"layer": self.name, "what": what, "reason": reason}
         if item not in self.bench.run.skipped:
             self.bench.run.skipped.append(item)
@@ -231,8 +225,10 @@ def worst_error(result: NDArray[Any], expected: oracle.F64) -> oracle.Error:
     return oracle.Error(max(e.max_scaled for e in errors), max(e.relative_l2 for e in errors))
 
 
-def statistics(row: Row, series: Series, prepare: float, roofs: Roofs, clocks: list[float]) -> None:
-    """Fills in what the samples say: times, rates, per cent of the peak and of the roof."""
+def fill_in(kept: Kept) -> None:
+    """Puts into the row what its samples say: times, clocks, rates, per cent of the peak and of the roof."""
+    row, series, roofs = kept.row, kept.series, kept.bench.roofs
+    clocks = [round(kept.bench.yardstick.around(moment) / 1e9, 3) for moment in series.moments]
     summary = summarise(series)
     cold = [round(sample * 1e3, 6) for sample in series.cold]
     row.update(
@@ -254,9 +250,9 @@ def statistics(row: Row, series: Series, prepare: float, roofs: Roofs, clocks: l
             row["peak_percent"] = 100 * flops / seconds / roofs.fma
         bound, bound_seconds = roofs.bound(flops, moved)
         row.update(bound=bound, bound_ms=bound_seconds * 1e3, roofline_percent=100 * bound_seconds / seconds)
-    if math.isfinite(prepare):
+    if math.isfinite(kept.prepare):
         # A first call plans, packs and computes; the rest of it is what a prepared layer saves.
-        row["pack_ms"] = max(0.0, prepare * 1e3 - summary.median)
+        row["pack_ms"] = max(0.0, kept.prepare * 1e3 - summary.median)
 
 
 def one_line(text: str) -> str:

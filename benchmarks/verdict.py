@@ -56,10 +56,7 @@ def verdict(data: dict[str, Any]) -> list[str]:
 
 def _via_words(native: list[Row], via: list[Row]) -> list[str]:
     """Whether NCHW arrays should take the way through NHWC: from the layers (or networks) that have both rows."""
-    own: dict[str, Row] = {}
-    for row in native:
-        if row["layout"] == "NCHW" and (row["layer"] not in own or row["median_ms"] < own[row["layer"]]["median_ms"]):
-            own[row["layer"]] = row
+    own = _fastest([row for row in native if row["layout"] == "NCHW"])
     pairs = [(own[row["layer"]], row) for row in via if row["layer"] in own]
     if not pairs:
         return []
