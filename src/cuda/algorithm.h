@@ -15,8 +15,16 @@
 
 namespace fastconv::cuda {
 
-enum class Dtype : uint8_t { f32, f16, bf16 };       // how src, dst, residual and packed weights are stored; bias, scale and shift are float32
-enum class Compute : uint8_t { f32, tf32, tf32x3 };  // how products of float32 are formed; 16-bit storage always sums in float32
+enum class Dtype : uint8_t {
+  f32,
+  f16,
+  bf16
+};  // how src, dst, residual and packed weights are stored; bias, scale and shift are float32
+enum class Compute : uint8_t {
+  f32,
+  tf32,
+  tf32x3
+};  // how products of float32 are formed; 16-bit storage always sums in float32
 
 // A Problem on a GPU. `then_max_pool`: the convolution's activation is followed by the 3x3 max-pool with stride 2 and padding 1 of a ResNet
 // stem, and dst holds the pooled image.
@@ -32,8 +40,8 @@ struct Task {
 // What planning may know of the device. Constants, so that a plan is a pure function, tested without a GPU.
 struct DeviceLimits {
   int ordinal = 0;
-  int sm = 80;                             // compute capability, 10 * major + minor
-  int sm_count = 108;                      // streaming multiprocessors
+  int sm = 80;                                // compute capability, 10 * major + minor
+  int sm_count = 108;                         // streaming multiprocessors
   int64_t shared_bytes_per_block = 99 << 10;  // the opt-in limit
   int64_t shared_bytes_per_sm = 100 << 10;
   int64_t l2_bytes = 40 << 20;
@@ -46,8 +54,8 @@ struct Algorithm;
 struct Tile {
   int m = 0, n = 0, k = 0;    // one block's output pixels, output channels, and step of the reduction
   int warps = 0, stages = 0;  // warps of a block; buffers of shared memory in flight
-  int split_k = 1;            // parts of the reduction, each by its own blocks, summed through the workspace in a fixed order
-  int variant = 0;            // the algorithm's own: which instantiation
+  int split_k = 1;  // parts of the reduction, each by its own blocks, summed through the workspace in a fixed order
+  int variant = 0;  // the algorithm's own: which instantiation
   bool operator==(const Tile&) const = default;
 };
 

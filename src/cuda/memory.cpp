@@ -1,0 +1,151 @@
+#include "cuda/memory.h"
+
+#include <map>
+#include <string>
+
+#include "cuda/device.h"
+
+namespace fastconv::cuda {
+namespace {
+
+constexpr uint64_t kKeptBytes = uint64_t{1} << 30;  // of idle memory that a pool keeps back when a stream is waited for
+constexpr size_t kIdleEvents = 256;
+
+// Never destroyed: arrays may be dropped while the interpreter shuts down.
+struct Globals {
+  std::mutex mutex;
+  std::map<int, cudaMemPool_t> pools;
+  std::map<int, cudaStream_t> streams;
+  std::map<int, std::vector<cudaEvent_t>> idle_events;
+};
+
+Globals& globals() {
+  static Globals& instance = *new Globals;
+  return instance;
+}
+
+// A pool of our own: other libraries' settings of the device's default pool stay theirs.
+cudaMemPool_t pool(int device) {
+  Globals& g = globals();
+  const std::lock_guard lock(g.mutex);
+  const auto it = g.pools.find(device);
+  if (it != g.pools.end()) return it->second;
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = device;
+  cudaMemPool_t made = nullptr;
+  check(cudaMemPoolCreate(&made, &properties), "cudaMemPoolCreate");
+  uint64_t kept = kKeptBytes;
+  check(cudaMemPoolSetAttribute(made, cudaMemPoolAttrReleaseThreshold, &kept), "cudaMemPoolSetAttribute");
+  return g.pools.emplace(device, made).first->second;
+}
+
+void* from_pool(int64_t bytes, cudaStream_t stream) {
+  void* data = nullptr;
+  check(cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool(current_device()), stream),
+        ("cudaMallocFromPoolAsync of " + std::to_string(bytes) + " bytes").c_str());
+  return data;
+}
+
+}  // namespace
+
+MarkPtr Mark::record(int device, cudaStream_t stream) {
+  cudaEvent_t handle = nullptr;
+  {
+    Globals& g = globals();
+    const std::lock_guard lock(g.mutex);
+    std::vector<cudaEvent_t>& idle = g.idle_events[device];
+    if (!idle.empty()) {
+      handle = idle.back();
+      idle.pop_back();
+    }
+  }
+  if (!handle) check(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  const MarkPtr event(new Mark(device, handle));
+  check(cudaEventRecord(handle, stream), "cudaEventRecord");
+  return event;
+}
+
+Mark::~Mark() {
+  Globals& g = globals();
+  const std::lock_guard lock(g.mutex);
+  std::vector<cudaEvent_t>& idle = g.idle_events[device_];
+  if (idle.size() < kIdleEvents) {
+    idle.push_back(handle_);
+  } else {
+    cudaEventDestroy(handle_);
+  }
+}
+
+bool Mark::done() const {
+  return cudaEventQuery(handle_) != cudaErrorNotReady;
+}
+
+cudaStream_t own_stream(int device) {
+  Globals& g = globals();
+  const std::lock_guard lock(g.mutex);
+  const auto it = g.streams.find(device);
+  if (it != g.streams.end()) return it->second;
+  const DeviceGuard guard(device);
+  cudaStream_t made = nullptr;
+  check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return g.streams.emplace(device, made).first->second;
+}
+
+std::shared_ptr<Storage> Storage::allocate(int64_t bytes, cudaStream_t stream) {
+  std::shared_ptr<Storage> storage(new Storage);
+  storage->device_ = current_device();
+  storage->bytes_ = bytes;
+  if (bytes == 0) return storage;
+  if (!is_capturing(stream)) {
+    storage->data_ = from_pool(bytes, stream);
+    storage->release(stream, Mark::record(storage->device_, stream));
+    return storage;
+  }
+  const RelaxedCapture relaxed;
+  const cudaStream_t own = own_stream(storage->device_);
+  storage->data_ = from_pool(bytes, own);
+  check(cudaStreamSynchronize(own), "cudaStreamSynchronize");  // nothing but the allocation runs there
+  return storage;
+}
+
+Storage::~Storage() {
+  if (!data_) return;
+  try {
+    const DeviceGuard guard(device_);
+    const RelaxedCapture relaxed;
+    const cudaStream_t own = own_stream(device_);
+    for (const auto& [stream, event] : uses_) cudaStreamWaitEvent(own, event->handle(), 0);
+    cudaFreeAsync(data_, own);
+  } catch (const std::exception&) {
+    // The context is gone, and its memory with it.
+  }
+}
+
+void Storage::acquire(cudaStream_t stream) {
+  if (is_capturing(stream)) return;  // events of outside are no part of a graph
+  const std::lock_guard lock(mutex_);
+  for (const auto& [other, event] : uses_)
+    if (other != stream) check(cudaStreamWaitEvent(stream, event->handle(), 0), "cudaStreamWaitEvent");
+}
+
+void Storage::release(cudaStream_t stream, const MarkPtr& done) {
+  if (!done) return;
+  const std::lock_guard lock(mutex_);
+  for (auto& [other, event] : uses_) {
+    if (other != stream) continue;
+    event = done;
+    return;
+  }
+  uses_.emplace_back(stream, done);
+}
+
+Temporary::Temporary(int64_t bytes, cudaStream_t stream)
+    : data_(bytes > 0 ? from_pool(bytes, stream) : nullptr), stream_(stream) {}
+
+Temporary::~Temporary() {
+  if (data_) cudaFreeAsync(data_, stream_);
+}
+
+}  // namespace fastconv::cuda
