@@ -1,0 +1,36 @@
+// One op, once: plan, contiguous forms of what is not, packed weights, workspace, launch. Everything goes on the caller's stream.
+#pragma once
+
+#include "cuda/plan.h"
+#include "cuda/view.h"
+
+namespace fastconv::cuda {
+
+// Arrays of one call. Shapes were judged against the problem before; dtypes and devices are judged here.
+struct Call {
+  Task task;
+  Preference preference = {"auto"};
+  const View* src = nullptr;
+  const View* weight = nullptr;  // conv2d: either these, in the problem's weight_layout,
+  const void* packed = nullptr;  // or what the plan's algorithm made of them
+  const float* packed_bias = nullptr;
+  const View* bias = nullptr;   // float32 or the task's dtype
+  const View* scale = nullptr;  // batch_norm, whose shift is `bias`
+  const View* residual = nullptr;
+  const View* dst = nullptr;
+  const View* indices = nullptr;
+};
+
+// Returns the plan that ran. Arrays of our own are ordered between streams; no other waits, none of the host.
+PlanPtr execute(const Call& call, cudaStream_t stream);
+
+Dtype dtype_of(const View& view, const char* argument);  // TypeError for one that is no image's
+Element element_of(Dtype dtype);
+struct WrongDtype : std::runtime_error {  // TypeError
+  using std::runtime_error::runtime_error;
+};
+
+// Shape of dst: the problem's, or of the max-pool behind it.
+Shape result_shape(const Task& task);
+
+}  // namespace fastconv::cuda
