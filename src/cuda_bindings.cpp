@@ -1,6 +1,6 @@
 // The border to Python of the CUDA backend: the module `_cuda`, loaded at first use. This file has the module and its errors;
-// cuda_bindings_arrays.cpp the arrays and streams, cuda_bindings_ops.cpp the ops, cuda_bindings_introspection.cpp what tells about kernels and
-// devices.
+// cuda_bindings_arrays.cpp the arrays and streams, cuda_bindings_ops.cpp the ops, cuda_bindings_program.cpp weights and programs,
+// cuda_bindings_introspection.cpp what tells about kernels and devices.
 #include "cuda_bindings.h"
 
 #include "cuda/device.h"
@@ -27,4 +27,5 @@ PYBIND11_MODULE(FASTCONV_CUDA_MODULE, m, py::mod_gil_not_used()) {
   cu::bindings::add_arrays(m);
   cu::bindings::add_ops(m);
   cu::bindings::add_introspection(m);
+  cu::bindings::add_programs(m);
 }

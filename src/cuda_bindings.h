@@ -52,5 +52,6 @@ py::dict describe(const Plan& plan);
 void add_arrays(py::module_& m);
 void add_ops(py::module_& m);
 void add_introspection(py::module_& m);
+void add_programs(py::module_& m);
 
 }  // namespace fastconv::cuda::bindings
