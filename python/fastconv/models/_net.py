@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from fastconv import _core
 from fastconv._arguments import Algorithm, algorithm_names, boolean, integer, layout_name
 from fastconv._arrays import as_input
 from fastconv._programs import Prepared, ProgramCache, warn_of_fallback
+
+if TYPE_CHECKING:
+    from ._cuda import DeviceNet
 
 F32 = NDArray[np.float32]
 
@@ -118,7 +121,12 @@ class Net:
     `net(x)`: x is float32, (n, h, w, 3) for layout "NHWC" or (n, 3, h, w) for "NCHW", any h and w; the answer is
     float32 (n, num_classes), of the same kind of array as x. n = 0 gives (0, num_classes). `TypeError`: not an array,
     or not float32. `ValueError`: rank, channels, or an extent of zero. Any number of threads may call one net at
-    once."""
+    once.
+
+    With device="cuda", x is a CUDA array (torch, CuPy, JAX, `fastconv.cuda.Array`) of the net's dtype or float32, and
+    the call is one CUDA graph on its library's current stream, or part of the graph that the caller is capturing there
+    (the net must outlive that graph); or it is an array on the host, which is copied to the current device, as the
+    answer is back. Logits are float32 whatever the dtype."""
 
     def __init__(
         self,
@@ -130,14 +138,28 @@ class Net:
         num_classes: int,
         algorithm: Algorithm,
         winograd: bool = True,
+        device: str = "cpu",
+        dtype: str = "float32",
+        compute: str = "float32",
     ) -> None:
         self._name = name
         self._nodes = tuple(nodes)
         self._layout = layout_name(layout)
         self._num_classes = num_classes
-        self._algorithms = algorithm_names(algorithm)
+        self._algorithms = algorithm_names(algorithm) if device == "cpu" else _names(algorithm)
         self._winograd = boolean(winograd, "winograd")
         self._folded = dict(folded)
+        self._device, self._dtype, self._compute = device, dtype, compute
+        _check_numbers(device, dtype, compute)
+        self._on_device: DeviceNet | None = None
+        self._weights: dict[str, _core.ConvWeights] = {}
+        if device == "cuda":
+            from ._cuda import DeviceNet  # here, so that networks on the CPU load nothing of CUDA
+
+            self._on_device = DeviceNet(
+                name, self._nodes, self._folded, self._layout, num_classes, self._algorithms, dtype, compute
+            )
+            return
         self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
         self._programs = ProgramCache(MAX_PROGRAMS, self._algorithms)
 
@@ -165,6 +187,21 @@ class Net:
         return self._winograd
 
     @property
+    def device(self) -> str:
+        """Where it computes, "cpu" or "cuda"."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """What weights and activations are stored as between the layers."""
+        return self._dtype
+
+    @property
+    def compute(self) -> str:
+        """How products of float32 are formed: "float32", "tf32" or "3xtf32"."""
+        return self._compute
+
+    @property
     def parameters(self) -> int:
         """Numbers learnt, as torchvision counts them: convolutions, batch norm's scale and shift, classifier."""
         return sum(node.parameters for node in self._nodes)
@@ -177,13 +214,21 @@ class Net:
     def __repr__(self) -> str:
         return (
             f"<fastconv {self._name}: layout={self._layout!r}, num_classes={self._num_classes}, "
-            f"algorithm={self.algorithm!r}, {self.parameters} parameters>"
+            f"algorithm={self.algorithm!r}, {self._place_text()}{self.parameters} parameters>"
         )
+
+    def _place_text(self) -> str:
+        if self._device == "cpu":
+            return ""
+        compute = f", compute={self._compute!r}" if self._compute != "float32" else ""
+        return f"device={self._device!r}, dtype={self._dtype!r}{compute}, "
 
     # --- running ----------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Any) -> Any:
         """Logits of a batch; see the class."""
+        if self._on_device is not None:
+            return self._on_device(x, self._check_shape)
         array, wrap = as_input(x, "input")
         shape = self._check_shape(array.shape)
         out = np.empty((shape[0], self._num_classes), np.float32)
@@ -225,10 +270,11 @@ class Net:
         best = np.argsort(-probabilities, kind="stable")[:topk]
         return [(int(i), names[i] if names else f"class {i}", float(probabilities[i])) for i in best]
 
-    def program(self, input_shape: Sequence[int]) -> _core.Program:
+    def program(self, input_shape: Sequence[int]) -> Any:
         """The compiled program for one input shape, made now or kept from an earlier call. For benchmarks and for
-        `summary`; its steps are in the order of `layer_names`."""
-        return self._prepare(self._check_shape(tuple(input_shape))).program
+        `summary`; its steps are in the order of `layer_names`. On a GPU a `DeviceProgram` of the current device."""
+        shape = self._check_shape(tuple(input_shape))
+        return self._prepare(shape).program if self._on_device is None else self._on_device.program(shape)
 
     def _prepare(self, shape: tuple[int, ...]) -> Prepared:
         return self._programs.get((shape,), lambda: self._build(shape))
@@ -304,10 +350,18 @@ class Net:
                     "output_shape": output,
                     "parameters": node.parameters,
                     "macs": macs,
-                    "kernel": _kernel_text(steps, index, len(self._nodes)),
+                    "kernel": self._kernel_text(steps, index),
                 }
             )
-        return Summary(self._name, self._layout, shape, rows)
+        place = self._place_text().rstrip(", ").replace("'", "")
+        return Summary(f"{self._name}, {place}" if place else self._name, self._layout, shape, rows)
+
+    def _kernel_text(self, steps: Sequence[Mapping[str, Any]], index: int) -> str:
+        if self._on_device is None:
+            return _kernel_text(steps, index, len(self._nodes))
+        from ._cuda import kernel_of
+
+        return kernel_of(steps, self._nodes[index].name)
 
     def _shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Output shape of each node, by the formula of torch and ONNX: floor((in + 2p - k) / s) + 1."""
@@ -338,6 +392,9 @@ class Net:
             "num_classes": self._num_classes,
             "algorithm": self._algorithms,
             "winograd": self._winograd,
+            "device": self._device,
+            "dtype": self._dtype,
+            "compute": self._compute,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -346,8 +403,35 @@ class Net:
     def __copy__(self) -> Net:
         twin = object.__new__(type(self))
         twin.__setstate__(self.__getstate__())
-        twin._folded, twin._weights = self._folded, self._weights  # immutable, and they carry the packed forms
+        # Immutable, and they carry the packed forms.
+        twin._folded, twin._weights, twin._on_device = self._folded, self._weights, self._on_device
         return twin
+
+
+def _names(algorithm: Algorithm) -> tuple[str, ...]:
+    """Names of algorithms of a GPU; whether it has them is for the plan to say."""
+    names = (algorithm,) if isinstance(algorithm, str) else tuple(algorithm)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"algorithm must be a string or a sequence of strings, got {algorithm!r}")
+    return names
+
+
+def _check_numbers(device: str, dtype: str, compute: str) -> None:
+    """ValueError for a word that means nothing, NotImplementedError for a dtype that the device does not have here."""
+    for name, value, known in (
+        ("device", device, ("cpu", "cuda")),
+        ("dtype", dtype, ("float32", "float16", "bfloat16")),
+        ("compute", compute, ("float32", "tf32", "3xtf32")),
+    ):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {type(value).__name__}")
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
+    if dtype != "float32" and compute != "float32":
+        raise ValueError(f"compute={compute!r} is a way to multiply float32; dtype is {dtype!r}")
+    if device == "cpu" and (dtype, compute) != ("float32", "float32"):
+        given = f"dtype={dtype!r}" if dtype != "float32" else f"compute={compute!r}"
+        raise NotImplementedError(f"networks on the CPU compute in float32; {given} needs device='cuda'")
 
 
 def _kernel_text(steps: Sequence[Mapping[str, Any]], index: int, nodes: int) -> str:

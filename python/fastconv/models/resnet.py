@@ -144,9 +144,12 @@ def resnet18(
     num_classes: int = 1000,
     algorithm: Algorithm = "auto",
     winograd: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compute: str = "float32",
 ) -> Net:
     """ResNet-18, 11 689 512 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(18, weights, layout, num_classes, algorithm, winograd)
+    return _resnet(18, weights, layout, num_classes, algorithm, winograd, device, dtype, compute)
 
 
 def resnet34(
@@ -156,9 +159,12 @@ def resnet34(
     num_classes: int = 1000,
     algorithm: Algorithm = "auto",
     winograd: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compute: str = "float32",
 ) -> Net:
     """ResNet-34, 21 797 672 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(34, weights, layout, num_classes, algorithm, winograd)
+    return _resnet(34, weights, layout, num_classes, algorithm, winograd, device, dtype, compute)
 
 
 def resnet50(
@@ -168,6 +174,9 @@ def resnet50(
     num_classes: int = 1000,
     algorithm: Algorithm = "auto",
     winograd: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compute: str = "float32",
 ) -> Net:
     """ResNet-50 v1.5, 25 557 032 parameters at 1000 classes, 4089 million multiply-adds for one picture of 224 x 224.
 
@@ -175,8 +184,13 @@ def resnet50(
     mapping of torchvision's names to arrays (anything NumPy can read; torch tensors on the CPU too). Floating dtypes
     are taken as they are and rounded to float32 once, after batch norm is folded in float64. A missing, extra or
     misshapen key is a `ValueError` that names it; `num_batches_tracked` is ignored. layout: "NHWC" or "NCHW", of the
-    input; nothing is converted inside. algorithm, winograd: as for `fastconv.Conv2d`, for every convolution."""
-    return _resnet(50, weights, layout, num_classes, algorithm, winograd)
+    input; nothing is converted inside. algorithm, winograd: as for `fastconv.Conv2d`, for every convolution.
+
+    device: "cpu", or "cuda" for an NVIDIA GPU (RuntimeError, with the reason, where there is none that can be used);
+    dtype: what weights and activations are stored as, on a GPU "float32", "float16" or "bfloat16", with sums in
+    float32; compute: how float32 is multiplied on a GPU, "float32", "3xtf32" (tensor cores, as accurate) or "tf32"
+    (10 bits of mantissa). Logits are float32 in any case; see `Net` for the arrays that it takes."""
+    return _resnet(50, weights, layout, num_classes, algorithm, winograd, device, dtype, compute)
 
 
 def resnet101(
@@ -186,9 +200,12 @@ def resnet101(
     num_classes: int = 1000,
     algorithm: Algorithm = "auto",
     winograd: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compute: str = "float32",
 ) -> Net:
     """ResNet-101 v1.5, 44 549 160 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(101, weights, layout, num_classes, algorithm, winograd)
+    return _resnet(101, weights, layout, num_classes, algorithm, winograd, device, dtype, compute)
 
 
 def resnet152(
@@ -198,12 +215,25 @@ def resnet152(
     num_classes: int = 1000,
     algorithm: Algorithm = "auto",
     winograd: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compute: str = "float32",
 ) -> Net:
     """ResNet-152 v1.5, 60 192 808 parameters at 1000 classes. Arguments as `resnet50`."""
-    return _resnet(152, weights, layout, num_classes, algorithm, winograd)
+    return _resnet(152, weights, layout, num_classes, algorithm, winograd, device, dtype, compute)
 
 
-def _resnet(depth: int, weights: Any, layout: str, num_classes: int, algorithm: Algorithm, winograd: bool) -> Net:
+def _resnet(
+    depth: int,
+    weights: Any,
+    layout: str,
+    num_classes: int,
+    algorithm: Algorithm,
+    winograd: bool,
+    device: str,
+    dtype: str,
+    compute: str,
+) -> Net:
     num_classes = integer(num_classes, "num_classes", 1)
     state = _read_state(weights, depth, num_classes)
     folded = {layer.conv: _fold(state, layer) for layer in _conv_bns(depth)}
@@ -217,6 +247,9 @@ def _resnet(depth: int, weights: Any, layout: str, num_classes: int, algorithm: 
         num_classes=num_classes,
         algorithm=algorithm,
         winograd=winograd,
+        device=device,
+        dtype=dtype,
+        compute=compute,
     )
 
 
