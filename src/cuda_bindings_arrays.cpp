@@ -157,14 +157,16 @@ void wait(int device, uintptr_t stream, uintptr_t producer) {
   check(cudaStreamWaitEvent(consumer, point->handle(), 0), "cudaStreamWaitEvent");
 }
 
-// An array of our own is handed to another stream: that one waits for the work on the array.
-void ready(const View& view, uintptr_t stream) {
+// Another library takes an array of our own: its stream waits for the work on the array. `known`: that stream is never destroyed.
+void hand_over(const View& view, uintptr_t handle, bool known) {
   if (!view.storage) return;
   const DeviceGuard guard(view.device);
-  view.storage->acquire(stream_of(stream));
+  const cudaStream_t stream = stream_of(handle);
+  view.storage->acquire(stream);
+  view.storage->hand_over(stream, known || !stream);
 }
 
-// Objects whose memory a stream still reads, with the point where it is done. Guarded by the GIL's stand-in below.
+// Objects whose memory a stream still reads, with the point where it is done.
 struct Held {
   std::mutex mutex;
   std::deque<std::pair<MarkPtr, py::object>> queue;
@@ -247,7 +249,7 @@ void add_arrays(py::module_& m) {
   m.def("copy", copy_ordered, "src"_a, "dst"_a, "stream"_a);
   m.def("copy_host", copy_host, "view"_a, "host"_a, "to_device"_a, "stream"_a);
   m.def("wait", wait, "device"_a, "stream"_a, "producer"_a);
-  m.def("ready", ready, "view"_a, "stream"_a);
+  m.def("hand_over", hand_over, "view"_a, "stream"_a, "known"_a);
   m.def("hold", hold, "device"_a, "stream"_a, "objects"_a);
   m.def("synchronize", synchronize, "device"_a);
 }

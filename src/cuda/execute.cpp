@@ -4,6 +4,7 @@
 
 #include "cuda/copy.h"
 #include "cuda/device.h"
+#include "cuda/fold.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -51,20 +52,49 @@ class Temporaries {
     copy(view, copied, stream_);
     return copied.data;
   }
+  const float* floats(const View* view) {
+    return view ? static_cast<const float*>(plain(*view, Element::f32)) : nullptr;
+  }
 
  private:
   cudaStream_t stream_;
   std::vector<Temporary> held_;
 };
 
+void require_elements(const Named& array, int64_t elements) {
+  if (array.view && array.view->elements() != elements)
+    throw std::invalid_argument(std::string(array.name) + " must have " + std::to_string(elements) +
+                                " elements, got shape " + fastconv::to_string(array.view->shape));
+}
+
 void judge(const Call& call, Element element, int device) {
-  const Named same_dtype[] = {{"weight", call.weight}, {"residual", call.residual}, {"out", call.dst}};
-  for (const Named& array : same_dtype) require_device(array, device), require_element(array, element);
-  const Named any[] = {{"bias", call.bias}, {"scale", call.scale}, {"indices", call.indices}};
-  for (const Named& array : any) require_device(array, device);
-  if (call.bias && call.bias->element != Element::f32) require_element({"bias", call.bias}, element);
-  if (call.scale) require_element({"scale", call.scale}, Element::f32);
-  if (call.indices) require_element({"indices", call.indices}, Element::i64);
+  const Problem& p = call.task.problem;
+  const int64_t out = checked_elements(result_shape(call.task));
+  const int64_t in = p.op == Op::relu ? p.ow : p.op == Op::softmax ? p.n * p.ic * p.iw : p.src_elements();
+  require_elements({"input", call.src}, in);
+  require_elements({"weight", call.weight}, p.weight_elements());
+  for (const Named& array : {Named{"residual", call.residual}, Named{"out", call.dst}, Named{"indices", call.indices}})
+    require_elements(array, out);
+  for (const Named& array : {Named{"weight", call.weight}, Named{"residual", call.residual}, Named{"out", call.dst}})
+    require_device(array, device), require_element(array, element);
+  for (const Named& array : {Named{"bias", call.bias}, Named{"running_mean", call.mean}, Named{"running_var", call.var},
+                             Named{"weight", call.gamma}, Named{"bias", call.beta}}) {
+    require_device(array, device), require_elements(array, p.oc);
+    if (array.view && array.view->element != Element::f32) require_element(array, element);
+  }
+  if (!call.indices) return;
+  require_device({"indices", call.indices}, device), require_element({"indices", call.indices}, Element::i64);
+  if (!call.indices->contiguous()) throw std::invalid_argument("indices must be contiguous here");
+}
+
+// batch_norm as a scale and a shift a channel.
+void fold(const Call& call, Temporaries& temporaries, Operands& args, cudaStream_t stream) {
+  const int64_t channels = call.task.problem.ic;
+  float* scale = static_cast<float*>(temporaries.bytes(channels * 4));
+  float* shift = static_cast<float*>(temporaries.bytes(channels * 4));
+  fold_batch_norm(temporaries.floats(call.mean), temporaries.floats(call.var), temporaries.floats(call.gamma),
+                  temporaries.floats(call.beta), call.eps, channels, scale, shift, stream);
+  args.scale = scale, args.bias = shift;
 }
 
 }  // namespace
@@ -103,7 +133,8 @@ PlanPtr execute(const Call& call, cudaStream_t stream) {
   if (call.dst->elements() == 0) return plan;
 
   const DeviceGuard guard(device);
-  const View* const arrays[] = {call.src, call.weight, call.bias, call.scale, call.residual, call.dst, call.indices};
+  const View* const arrays[] = {call.src,   call.weight, call.bias,     call.mean, call.var,
+                                call.gamma, call.beta,   call.residual, call.dst,  call.indices};
   bool own = false;
   for (const View* a : arrays) {
     if (!a || !a->storage) continue;
@@ -126,8 +157,8 @@ PlanPtr execute(const Call& call, cudaStream_t stream) {
         args.packed = temporaries.plain(*call.weight, element);
       }
     }
-    args.bias = call.bias ? static_cast<const float*>(temporaries.plain(*call.bias, Element::f32)) : call.packed_bias;
-    if (call.scale) args.scale = static_cast<const float*>(temporaries.plain(*call.scale, Element::f32));
+    args.bias = call.bias ? temporaries.floats(call.bias) : call.packed_bias;
+    if (call.mean) fold(call, temporaries, args, stream);
     if (call.residual) args.residual = temporaries.plain(*call.residual, element);
     const bool direct = call.dst->contiguous();
     const View result = direct ? *call.dst : temporaries.like(*call.dst, element);

@@ -6,7 +6,7 @@
 
 namespace fastconv::cuda {
 
-// Arrays of one call. Shapes were judged against the problem before; dtypes and devices are judged here.
+// Arrays of one call. Their shapes are the caller's own: only the number of elements must be the problem's. Dtypes and devices are judged here.
 struct Call {
   Task task;
   Preference preference = {"auto"};
@@ -14,8 +14,10 @@ struct Call {
   const View* weight = nullptr;  // conv2d: either these, in the problem's weight_layout,
   const void* packed = nullptr;  // or what the plan's algorithm made of them
   const float* packed_bias = nullptr;
-  const View* bias = nullptr;   // float32 or the task's dtype
-  const View* scale = nullptr;  // batch_norm, whose shift is `bias`
+  const View* bias = nullptr;  // this and the next four: float32 or the task's dtype
+  const View *mean = nullptr, *var = nullptr, *gamma = nullptr,
+             *beta = nullptr;  // batch_norm; the last two may be null
+  double eps = 0;
   const View* residual = nullptr;
   const View* dst = nullptr;
   const View* indices = nullptr;

@@ -1,5 +1,6 @@
 #include "cuda/memory.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 
@@ -116,7 +117,10 @@ Storage::~Storage() {
     const DeviceGuard guard(device_);
     const RelaxedCapture relaxed;
     const cudaStream_t own = own_stream(device_);
-    for (const auto& [stream, event] : uses_) cudaStreamWaitEvent(own, event->handle(), 0);
+    if (unknown_) check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    for (const cudaStream_t stream : others_)
+      if (!is_capturing(stream)) release(stream, Mark::record(device_, stream));
+    for (const auto& [stream, mark] : uses_) check(cudaStreamWaitEvent(own, mark->handle(), 0), "cudaStreamWaitEvent");
     cudaFreeAsync(data_, own);
   } catch (const std::exception&) {
     // The context is gone, and its memory with it.
@@ -126,19 +130,28 @@ Storage::~Storage() {
 void Storage::acquire(cudaStream_t stream) {
   if (is_capturing(stream)) return;  // events of outside are no part of a graph
   const std::lock_guard lock(mutex_);
-  for (const auto& [other, event] : uses_)
-    if (other != stream) check(cudaStreamWaitEvent(stream, event->handle(), 0), "cudaStreamWaitEvent");
+  for (const auto& [other, mark] : uses_)
+    if (other != stream) check(cudaStreamWaitEvent(stream, mark->handle(), 0), "cudaStreamWaitEvent");
 }
 
 void Storage::release(cudaStream_t stream, const MarkPtr& done) {
   if (!done) return;
   const std::lock_guard lock(mutex_);
-  for (auto& [other, event] : uses_) {
+  for (auto& [other, mark] : uses_) {
     if (other != stream) continue;
-    event = done;
+    mark = done;
     return;
   }
   uses_.emplace_back(stream, done);
+}
+
+void Storage::hand_over(cudaStream_t stream, bool known) {
+  const std::lock_guard lock(mutex_);
+  if (!known) {
+    unknown_ = true;
+  } else if (std::find(others_.begin(), others_.end(), stream) == others_.end()) {
+    others_.push_back(stream);
+  }
 }
 
 Temporary::Temporary(int64_t bytes, cudaStream_t stream)

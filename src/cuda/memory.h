@@ -48,6 +48,9 @@ class Storage {
 
   void acquire(cudaStream_t stream);
   void release(cudaStream_t stream, const MarkPtr& done);
+  // Another library works on the memory from now on, on `stream`, and will not say when it is done. Known: the stream is never destroyed,
+  // so that freeing can wait for it; freeing waits for the whole device else.
+  void hand_over(cudaStream_t stream, bool known);
 
  private:
   Storage() = default;
@@ -56,6 +59,8 @@ class Storage {
   int device_ = 0;
   std::mutex mutex_;
   std::vector<std::pair<cudaStream_t, MarkPtr>> uses_;  // the last one of each stream
+  std::vector<cudaStream_t> others_;                    // known streams of other libraries
+  bool unknown_ = false;
 };
 
 // Memory of one call: from the pool when the stream gets there, back to it behind the call's work. A node of the graph under capture.
