@@ -281,6 +281,8 @@ def test_dlpack_strides(rng: np.random.Generator) -> None:
     ("device", "word"), [((2, 0), "cuda"), ((13, 0), "cuda"), ((10, 0), "rocm"), ((8, 0), "metal")]
 )
 def test_other_devices_are_named(device: tuple[int, int], word: str) -> None:
+    if word == "cuda" and fc.cuda.is_available():
+        pytest.skip("CUDA arrays are computed with here")
     array = np.zeros((1, 1, 2, 2), np.float32)
     elsewhere = OnlyDLPack(array, device)
     with pytest.raises((ValueError, TypeError), match=rf"(?i)input.*{word}"):

@@ -70,7 +70,7 @@ from .ops import (  # noqa: E402
 from .settings import get_num_threads, set_num_threads, show_config, threads  # noqa: E402
 
 if TYPE_CHECKING:
-    from . import image, models, weights
+    from . import cuda, image, models, weights
 
 __all__ = [
     "AvgPool2d",
@@ -84,6 +84,7 @@ __all__ = [
     "batch_norm",
     "conv2d",
     "convert_layout",
+    "cuda",
     "explain",
     "get_num_threads",
     "image",
@@ -99,7 +100,7 @@ __all__ = [
     "weights",
 ]
 
-_LAZY = ("models", "weights", "image")  # loaded at first use: an import of the ops alone stays quick
+_LAZY = ("models", "weights", "image", "cuda")  # loaded at first use: an import of the ops alone stays quick
 
 
 def __getattr__(name: str) -> Any:

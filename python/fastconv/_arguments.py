@@ -20,6 +20,9 @@ WeightLayout = Literal["OIHW", "OHWI", "HWIO"]
 PaddingLike = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
 Algorithm = str | Sequence[str]
 
+DTYPES = ("float32", "float16", "bfloat16")
+COMPUTES = ("float32", "tf32", "3xtf32")
+
 _INT64_MAX = 2**63 - 1
 _WORDS = ("valid", "same", "same_lower", "full")
 
@@ -101,6 +104,32 @@ def activation_name(value: Any) -> str | None:
     return "relu"
 
 
+def _one_of(value: Any, name: str, known: tuple[str, ...]) -> str:
+    if text(value, name) not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {_short(value)}")
+    return str(value)
+
+
+def device_name(value: Any) -> str:
+    return _one_of(value, "device", ("cpu", "cuda"))
+
+
+def dtype_name(value: Any) -> str:
+    """A dtype of images and weights by its name, or by what another library calls so (numpy.float32,
+    torch.bfloat16)."""
+    if isinstance(value, str):
+        return _one_of(value, "dtype", DTYPES)
+    named = getattr(value, "__name__", None) or getattr(value, "name", None) or str(value).rpartition(".")[2]
+    if named not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}; got {_short(value)}")
+    return str(named)
+
+
+def compute_name(value: Any) -> str:
+    """How products of float32 are formed on a CUDA device."""
+    return _one_of(value, "compute", COMPUTES)
+
+
 @lru_cache(maxsize=1)
 def _known_algorithms() -> tuple[tuple[str, ...], frozenset[str]]:
     """(public names as messages list them, every name that is accepted: those and the drivers')."""
@@ -109,10 +138,10 @@ def _known_algorithms() -> tuple[tuple[str, ...], frozenset[str]]:
     return public, frozenset((*public, *(str(row["driver"]) for row in rows)))
 
 
-def algorithm_names(value: Any) -> tuple[str, ...]:
+def algorithm_names(value: Any, device: str = "cpu") -> tuple[str, ...]:
     """One name of a convolution algorithm or driver, or several in order of preference, as a tuple.
 
-    Whether one of them can do a problem is for the plan to say.
+    Whether one of them can do a problem is for the plan to say; and which there are on a CUDA device.
     """
     if isinstance(value, str):
         names: tuple[str, ...] = (value,)
@@ -124,6 +153,8 @@ def algorithm_names(value: Any) -> tuple[str, ...]:
         )
     if not names:
         raise ValueError("algorithm must name at least one algorithm, got an empty sequence")
+    if device != "cpu":
+        return names
     public, known = _known_algorithms()
     for name in names:
         if name not in known:

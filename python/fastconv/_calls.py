@@ -89,10 +89,11 @@ def conv2d(
     activation: Any,
     residual: Shape | None,
     winograd: Any,
+    device: str = "cpu",
 ) -> Conv:
     word = layout_name(layout)
     weight_word = weight_layout_name(weight_layout, word)
-    names = algorithm_names(algorithm)
+    names = algorithm_names(algorithm, device)
     act = activation_name(activation)
     may_winograd = boolean(winograd, "winograd")
     shape, single = batched(input, "input", word)

@@ -1,6 +1,10 @@
 """The ops as functions: drop-in for `torch.nn.functional` on NumPy and DLPack arrays, in NCHW or NHWC.
 
-All take float32 on the CPU with any strides and give float32 back, as an array of the caller's own library.
+All take float32 on the CPU, and float32, float16 or bfloat16 on a CUDA device, with any strides, and give the same back
+as an array of the caller's own library. All arrays of a call lie on one device and have one dtype; a bias, or the
+statistics of `batch_norm`, may be float32 beside 16-bit images. On a CUDA device the work is enqueued on the current
+stream of the input's library, or on `stream` (an integer handle, or an object with `__cuda_stream__`, `cuda_stream` or
+`ptr`), and the call returns before it is done.
 Three-dimensional images (no batch axis) give three-dimensional results. `out` must have the exact shape and dtype, be
 writable, and overlap neither itself nor an input; it is returned. Wrong kinds of things raise TypeError, wrong values
 ValueError, each naming the argument.
@@ -15,6 +19,7 @@ import numpy as np
 from . import _calls, _core
 from ._arguments import Algorithm, Layout, PaddingLike, Pair, WeightLayout, boolean
 from ._arrays import Output, as_view, maybe_view, plain, shape_of
+from ._devices import on_cuda
 from ._programs import PerformanceWarning, fell_back, warn_of_fallback
 
 __all__ = [
@@ -29,6 +34,13 @@ __all__ = [
     "relu",
     "softmax",
 ]
+
+
+def _on_cuda() -> Any:
+    """The same functions for arrays on a CUDA device, loaded when there is one."""
+    from .cuda import _ops as cuda_ops
+
+    return cuda_ops
 
 
 def conv2d(
@@ -47,6 +59,7 @@ def conv2d(
     residual: Any = None,
     winograd: bool = True,
     out: Any = None,
+    stream: Any = None,
 ) -> Any:
     """Two-dimensional convolution (cross-correlation) with fused bias, residual and activation.
 
@@ -76,6 +89,24 @@ def conv2d(
     Returns:
         float32 array (n, o, oh, ow) or (n, oh, ow, o), ``oh = floor((h + pads - dilation*(kh-1) - 1) / stride) + 1``.
     """
+    if on_cuda(stream, input=input, weight=weight, bias=bias, residual=residual, out=out):
+        return _on_cuda().conv2d(
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            layout=layout,
+            weight_layout=weight_layout,
+            algorithm=algorithm,
+            activation=activation,
+            residual=residual,
+            winograd=winograd,
+            out=out,
+            stream=stream,
+        )
     x, wrap = as_view(input, "input")
     w, _ = as_view(weight, "weight")
     b, r = maybe_view(bias, "bias"), maybe_view(residual, "residual")
@@ -128,6 +159,7 @@ def max_pool2d(
     *,
     layout: Layout = "NCHW",
     out: Any = None,
+    stream: Any = None,
 ) -> Any:
     """Maximum over windows, as `torch.nn.functional.max_pool2d`.
 
@@ -141,6 +173,19 @@ def max_pool2d(
 
     NaN is a value: a window that holds one gives NaN. Returns the output, or (output, indices).
     """
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().max_pool2d(
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+            return_indices,
+            layout=layout,
+            out=out,
+            stream=stream,
+        )
     x, wrap = as_view(input, "input")
     with_indices = boolean(return_indices, "return_indices")
     c = _calls.pool2d(x.shape, kernel_size, stride, padding, dilation, ceil_mode, layout)
@@ -173,6 +218,7 @@ def avg_pool2d(
     *,
     layout: Layout = "NCHW",
     out: Any = None,
+    stream: Any = None,
 ) -> Any:
     """Mean over windows, as `torch.nn.functional.avg_pool2d`.
 
@@ -180,6 +226,19 @@ def avg_pool2d(
     `divisor_override` (not 0). Other arguments as `max_pool2d`. With padding="same" and count_include_pad=False this
     is TensorFlow's average pooling.
     """
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().avg_pool2d(
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+            layout=layout,
+            out=out,
+            stream=stream,
+        )
     x, wrap = as_view(input, "input")
     c = _calls.pool2d(x.shape, kernel_size, stride, padding, 1, ceil_mode, layout, count_include_pad, divisor_override)
     target = Output(c.result, out, wrap, (("input", x),))
@@ -197,13 +256,17 @@ def avg_pool2d(
     return target.finish()
 
 
-def adaptive_avg_pool2d(input: Any, output_size: int | Pair | None, *, layout: Layout = "NCHW", out: Any = None) -> Any:
+def adaptive_avg_pool2d(
+    input: Any, output_size: int | Pair | None, *, layout: Layout = "NCHW", out: Any = None, stream: Any = None
+) -> Any:
     """Mean over windows ``floor(i*in/out) .. ceil((i+1)*in/out)``, as `torch.nn.functional.adaptive_avg_pool2d`.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
         output_size: int or (h, w); None, alone or for one axis, keeps the input's extent. 1 is global average pooling.
     """
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().adaptive_avg_pool2d(input, output_size, layout=layout, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     c = _calls.adaptive_avg_pool2d(x.shape, output_size, layout)
     target = Output(c.result, out, wrap, (("input", x),))
@@ -211,8 +274,10 @@ def adaptive_avg_pool2d(input: Any, output_size: int | Pair | None, *, layout: L
     return target.finish()
 
 
-def relu(input: Any, *, out: Any = None) -> Any:
+def relu(input: Any, *, out: Any = None, stream: Any = None) -> Any:
     """``max(input, 0)`` on any shape; NaN stays NaN."""
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().relu(input, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     _calls.no_empty_axis(x.shape)
     target = Output(x.shape, out, wrap, (("input", x),))
@@ -220,11 +285,13 @@ def relu(input: Any, *, out: Any = None) -> Any:
     return target.finish()
 
 
-def softmax(input: Any, dim: int = -1, *, out: Any = None) -> Any:
+def softmax(input: Any, dim: int = -1, *, out: Any = None, stream: Any = None) -> Any:
     """``exp(x - max) / sum exp(x - max)`` along `dim`, any shape.
 
     -inf beside finite values gives exactly 0; a row that is all -inf, or holds +inf or NaN, is all NaN.
     """
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().softmax(input, dim, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     axis = _calls.softmax(x.shape, dim)
     target = Output(x.shape, out, wrap, (("input", x),))
@@ -232,7 +299,7 @@ def softmax(input: Any, dim: int = -1, *, out: Any = None) -> Any:
     return target.finish()
 
 
-def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any:
+def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None, stream: Any = None) -> Any:
     """``input @ weight.T + bias``: a 1x1 convolution over rows.
 
     Args:
@@ -243,6 +310,8 @@ def linear(input: Any, weight: Any, bias: Any = None, *, out: Any = None) -> Any
     Returns:
         float32 array (..., out_features).
     """
+    if on_cuda(stream, input=input, weight=weight, bias=bias, out=out):
+        return _on_cuda().linear(input, weight, bias, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     w, _ = as_view(weight, "weight")
     b = maybe_view(bias, "bias")
@@ -279,6 +348,7 @@ def batch_norm(
     eps: float = 1e-5,
     layout: Layout = "NCHW",
     out: Any = None,
+    stream: Any = None,
 ) -> Any:
     """Batch normalisation at inference: ``(input - mean) / sqrt(var + eps) * weight + bias`` per channel.
 
@@ -290,6 +360,9 @@ def batch_norm(
         running_mean, running_var, weight, bias: (c,); weight None is 1, bias None is 0.
         eps: added to the variance.
     """
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    if on_cuda(stream, input=input, **given, out=out):
+        return _on_cuda().batch_norm(input, **given, eps=eps, layout=layout, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     mean, _ = as_view(running_mean, "running_mean")
     var, _ = as_view(running_var, "running_var")
@@ -305,12 +378,14 @@ def batch_norm(
     return target.finish()
 
 
-def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = None) -> Any:
+def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = None, stream: Any = None) -> Any:
     """The same image with its axes in another order, e.g. "NCHW" to "NHWC": a copy, by blocked transposes.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `source`; or without n.
     """
+    if on_cuda(stream, input=input, out=out):
+        return _on_cuda().convert_layout(input, source, target, out=out, stream=stream)
     x, wrap = as_view(input, "input")
     c = _calls.convert_layout(x.shape, source, target)
     result = Output(c.result, out, wrap, (("input", x),))

@@ -46,6 +46,16 @@ def threads(n: int) -> Iterator[None]:
         _core.set_thread_override(before)
 
 
+def _cuda() -> str:
+    """The devices, or what is missing for CUDA."""
+    from . import cuda
+
+    reason = cuda.why_unavailable()
+    if reason:
+        return f"unavailable: {reason}"
+    return ", ".join(f"{d['name']} ({d['isa']})" for d in cuda.devices())
+
+
 def show_config(*, as_dict: bool = False) -> dict[str, Any] | None:
     """Print what this build and machine are, or return it as a dict.
 
@@ -57,7 +67,7 @@ def show_config(*, as_dict: bool = False) -> dict[str, Any] | None:
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         **machine,
-        "cuda": "not built",
+        "cuda": _cuda(),
         "algorithms": sorted({row["algorithm"] for row in _core.kernels("conv2d")}),
     }
     if as_dict:
