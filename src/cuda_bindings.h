@@ -36,6 +36,11 @@ inline Activation activation_of(const std::optional<std::string>& text) {
   return text ? parse_activation(*text) : Activation::none;
 }
 
+inline void require_shape(const View& view, const Shape& shape, const char* name) {
+  if (view.shape != shape)
+    bad(std::string(name) + " must have shape " + fc::to_string(shape) + ", got " + fc::to_string(view.shape));
+}
+
 inline void require_writable(const View& view, const char* name) {
   if (view.read_only) bad(std::string(name) + " is read-only");
 }

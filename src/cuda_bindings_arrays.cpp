@@ -251,6 +251,7 @@ void add_arrays(py::module_& m) {
   m.def("wait", wait, "device"_a, "stream"_a, "producer"_a);
   m.def("hand_over", hand_over, "view"_a, "stream"_a, "known"_a);
   m.def("hold", hold, "device"_a, "stream"_a, "objects"_a);
+  m.def("is_capturing", [](uintptr_t stream) { return is_capturing(stream_of(stream)); }, "stream"_a);
   m.def("synchronize", synchronize, "device"_a);
 }
 

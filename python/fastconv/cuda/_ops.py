@@ -6,7 +6,7 @@ Everything is enqueued on one stream, nothing waits for the host.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,12 +22,12 @@ _SHADOW = {"float32": "<f4", "float16": "<u2", "bfloat16": "<u2", "int64": "<i8"
 
 
 class Job:
-    """One call: its stream, the views of its arrays, its result."""
+    """One call: its stream, the views of its arrays, its results."""
 
-    def __init__(self, input: Any, stream: Any) -> None:
+    def __init__(self, input: Any, stream: Any = None, name: str = "input") -> None:
         reason = "" if usable() else why_unavailable()
         if reason:
-            raise ValueError(f"input lies on a CUDA device, but CUDA is not available: {reason}")
+            raise ValueError(f"{name} lies on a CUDA device, but CUDA is not available: {reason}")
         self.module = backend()
         self.library: Library = library_of(input)
         current = self.library.stream(input)
@@ -35,9 +35,12 @@ class Job:
         self._same = self.handle == current
         self._arrays: list[Any] = []
         self._views: list[tuple[str, View]] = []
-        self._out: Any = None
-        self._made: Any = None
-        self.x = self.view(input, "input")
+        self.x = self.view(input, name)
+        self.shape: tuple[int, ...] = tuple(self.x.shape)
+        self.dtype: str = self.x.dtype
+        self.device: int = self.x.device
+        if self.dtype == "int64":
+            raise TypeError(f"{name} must be float32, float16 or bfloat16, got int64")
 
     def view(self, x: Any, name: str) -> View:
         view = view_of(x, name, self.handle)
@@ -48,32 +51,47 @@ class Job:
     def maybe(self, x: Any, name: str) -> View | None:
         return None if x is None else self.view(x, name)
 
-    def fresh(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, View]:
-        return self.library.empty(shape, dtype, self.x.device, self.handle, self._same)
-
-    def output(self, shape: tuple[int, ...], out: Any) -> View:
-        """Where the result goes: `out`, judged, or a new array of the input's library."""
-        dtype = self.x.dtype
-        if dtype == "int64":
-            raise TypeError("input must be float32, float16 or bfloat16, got int64")
-        if out is None:
-            self._made, view = self.fresh(shape, dtype)
+    def contiguous(self, view: View, name: str = "input") -> View:
+        """The array in C order: itself, or a copy made on the call's stream."""
+        if view.contiguous:
             return view
+        if self.module.is_capturing(self.handle):
+            raise ValueError(f"{name} must be contiguous while a CUDA graph is captured here")
+        copied = self.module.empty(view.shape, view.dtype, view.device, self.handle)
+        self.module.copy(view, copied, self.handle)
+        return copied
+
+    def output(self, shape: tuple[int, ...], out: Any = None, dtype: str | None = None) -> Target:
+        """Where a result goes: `out`, judged, or a new array of the input's library."""
+        kind = self.dtype if dtype is None else dtype
+        if out is None:
+            made, view = self.library.empty(shape, kind, self.device, self.handle, self._same)
+            return Target(view, None, made)
         view = view_of(out, "out", self.handle)
-        if view.dtype != dtype:
-            raise TypeError(f"out must be {dtype}, as input is; got {view.dtype}")
+        if view.dtype != kind:
+            raise TypeError(f"out must be {kind}, as input is; got {view.dtype}")
         if tuple(view.shape) != tuple(shape):
             raise ValueError(f"out must have shape {tuple(shape)}, got {tuple(view.shape)}")
         if view.read_only:
             raise ValueError("out is read-only")
         _require_apart(view, self._views)
         self._arrays.append(out)
-        self._out = out
-        return view
+        return Target(view, out, None)
 
-    def finish(self) -> Any:
-        self.library.keep(self.x.device, self.handle, self._same, self._arrays)
-        return self._out if self._made is None else self.library.finish(self._made)
+    def finish(self, target: Target) -> Any:
+        """What the caller gets, when the work is enqueued."""
+        if self._arrays:
+            self.library.keep(self.device, self.handle, self._same, self._arrays)
+            self._arrays = []
+        return target.out if target.made is None else self.library.finish(target.made)
+
+
+class Target(NamedTuple):
+    """A result to be written: its view; the caller's array, or the one that becomes theirs."""
+
+    view: View
+    out: Any
+    made: Any
 
 
 class _Shadow:
@@ -126,7 +144,7 @@ def conv2d(
     w = job.view(weight, "weight")
     b, r = job.maybe(bias, "bias"), job.maybe(residual, "residual")
     c = _calls.conv2d(
-        tuple(job.x.shape),
+        job.shape,
         tuple(w.shape),
         _shape(b),
         stride,
@@ -149,7 +167,7 @@ def conv2d(
         w,
         b,
         r,
-        target,
+        target.view,
         c.stride,
         c.padding,
         c.dilation,
@@ -161,7 +179,7 @@ def conv2d(
         "float32",
         job.handle,
     )
-    return job.finish()
+    return job.finish(target)
 
 
 def max_pool2d(
@@ -179,14 +197,24 @@ def max_pool2d(
 ) -> Any:
     job = Job(input, stream)
     with_indices = boolean(return_indices, "return_indices")
-    c = _calls.pool2d(tuple(job.x.shape), kernel_size, stride, padding, dilation, ceil_mode, layout)
+    c = _calls.pool2d(job.shape, kernel_size, stride, padding, dilation, ceil_mode, layout)
     target = job.output(c.result, out)
-    indices, where = job.fresh(c.result, "int64") if with_indices else (None, None)
+    indices = job.output(c.result, dtype="int64") if with_indices else None
     job.module.max_pool2d(
-        c.shape, job.x, target, where, c.kernel, c.stride, c.padding, c.dilation, c.ceil_mode, c.layout, job.handle
+        c.shape,
+        job.x,
+        target.view,
+        None if indices is None else indices.view,
+        c.kernel,
+        c.stride,
+        c.padding,
+        c.dilation,
+        c.ceil_mode,
+        c.layout,
+        job.handle,
     )
-    result = job.finish()
-    return (result, job.library.finish(indices)) if with_indices else result
+    result = job.finish(target)
+    return result if indices is None else (result, job.finish(indices))
 
 
 def avg_pool2d(
@@ -204,13 +232,13 @@ def avg_pool2d(
 ) -> Any:
     job = Job(input, stream)
     c = _calls.pool2d(
-        tuple(job.x.shape), kernel_size, stride, padding, 1, ceil_mode, layout, count_include_pad, divisor_override
+        job.shape, kernel_size, stride, padding, 1, ceil_mode, layout, count_include_pad, divisor_override
     )
     target = job.output(c.result, out)
     job.module.avg_pool2d(
         c.shape,
         job.x,
-        target,
+        target.view,
         c.kernel,
         c.stride,
         c.padding,
@@ -220,37 +248,37 @@ def avg_pool2d(
         c.layout,
         job.handle,
     )
-    return job.finish()
+    return job.finish(target)
 
 
 def adaptive_avg_pool2d(input: Any, output_size: Any, *, layout: Any, out: Any, stream: Any) -> Any:
     job = Job(input, stream)
-    c = _calls.adaptive_avg_pool2d(tuple(job.x.shape), output_size, layout)
+    c = _calls.adaptive_avg_pool2d(job.shape, output_size, layout)
     target = job.output(c.result, out)
-    job.module.adaptive_avg_pool2d(c.shape, job.x, target, c.size, c.layout, job.handle)
-    return job.finish()
+    job.module.adaptive_avg_pool2d(c.shape, job.x, target.view, c.size, c.layout, job.handle)
+    return job.finish(target)
 
 
 def relu(input: Any, *, out: Any, stream: Any) -> Any:
     job = Job(input, stream)
-    shape = tuple(job.x.shape)
-    _calls.no_empty_axis(shape)
-    job.module.relu(job.x, job.output(shape, out), job.handle)
-    return job.finish()
+    _calls.no_empty_axis(job.shape)
+    target = job.output(job.shape, out)
+    job.module.relu(job.x, target.view, job.handle)
+    return job.finish(target)
 
 
 def softmax(input: Any, dim: Any, *, out: Any, stream: Any) -> Any:
     job = Job(input, stream)
-    shape = tuple(job.x.shape)
-    axis = _calls.softmax(shape, dim)
-    job.module.softmax(job.x, job.output(shape, out), axis, job.handle)
-    return job.finish()
+    axis = _calls.softmax(job.shape, dim)
+    target = job.output(job.shape, out)
+    job.module.softmax(job.x, target.view, axis, job.handle)
+    return job.finish(target)
 
 
 def linear(input: Any, weight: Any, bias: Any, *, out: Any, stream: Any) -> Any:
     job = Job(input, stream)
     w, b = job.view(weight, "weight"), job.maybe(bias, "bias")
-    c = _calls.linear(tuple(job.x.shape), tuple(w.shape), _shape(b))
+    c = _calls.linear(job.shape, tuple(w.shape), _shape(b))
     target = job.output(c.result, out)
     ones = (1, 1)
     job.module.conv2d(
@@ -260,7 +288,7 @@ def linear(input: Any, weight: Any, bias: Any, *, out: Any, stream: Any) -> Any:
         w,
         b,
         None,
-        target,
+        target.view,
         ones,
         (0, 0, 0, 0),
         ones,
@@ -272,7 +300,7 @@ def linear(input: Any, weight: Any, bias: Any, *, out: Any, stream: Any) -> Any:
         "float32",
         job.handle,
     )
-    return job.finish()
+    return job.finish(target)
 
 
 def batch_norm(
@@ -290,14 +318,15 @@ def batch_norm(
     job = Job(input, stream)
     mean, var = job.view(running_mean, "running_mean"), job.view(running_var, "running_var")
     w, b = job.maybe(weight, "weight"), job.maybe(bias, "bias")
-    c = _calls.batch_norm(tuple(job.x.shape), tuple(mean.shape), tuple(var.shape), _shape(w), _shape(b), eps, layout)
+    c = _calls.batch_norm(job.shape, tuple(mean.shape), tuple(var.shape), _shape(w), _shape(b), eps, layout)
     target = job.output(c.result, out)
-    job.module.batch_norm(c.shape, job.x, mean, var, w, b, float(eps), target, c.layout, job.handle)
-    return job.finish()
+    job.module.batch_norm(c.shape, job.x, mean, var, w, b, float(eps), target.view, c.layout, job.handle)
+    return job.finish(target)
 
 
 def convert_layout(input: Any, source: Any, target: Any, *, out: Any, stream: Any) -> Any:
     job = Job(input, stream)
-    c = _calls.convert_layout(tuple(job.x.shape), source, target)
-    job.module.convert_layout(c.shape, job.x, job.output(c.result, out), c.layout, c.target, job.handle)
-    return job.finish()
+    c = _calls.convert_layout(job.shape, source, target)
+    result = job.output(c.result, out)
+    job.module.convert_layout(c.shape, job.x, result.view, c.layout, c.target, job.handle)
+    return job.finish(result)

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import cuda
 from fastconv._arrays import as_input
+from fastconv._devices import place
 from fastconv._programs import ProgramCache
+from fastconv.cuda._backend import backend
+from fastconv.cuda._ops import Job
 
 from ._net import F32, INPUT, NO_RESIDUAL, Node
 
@@ -61,26 +63,26 @@ class DeviceNet:
         self._algorithms = algorithms
         self._dtype = dtype
         self._compute = compute
-        self._core = cuda.extension()
+        self._core = backend()
         self._weights: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._programs = ProgramCache(MAX_PROGRAMS, algorithms)
 
     def __call__(self, x: Any, check_shape: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Any:
         """Logits, float32, in the library and the memory (host or device) that x came from."""
-        if not cuda.is_device_array(x):
+        if place(x) != "cuda":
             array, wrap = as_input(x, "input")
             return wrap(self._from_host(array, check_shape(array.shape)))
-        array = cuda.DeviceInput(x, "input")
-        shape = check_shape(array.shape)
-        if array.dtype not in (self._dtype, "float32"):
+        job = Job(x)
+        shape = check_shape(job.shape)
+        if job.dtype not in (self._dtype, "float32"):
             wanted = self._dtype if self._dtype == "float32" else f"{self._dtype} or float32"
-            raise TypeError(f"input must be {wanted} for this network, got {array.dtype}")
-        out = array.empty((shape[0], self._num_classes), "float32")
+            raise TypeError(f"input must be {wanted} for this network, got {job.dtype}")
+        target = job.output((shape[0], self._num_classes), dtype="float32")
         if shape[0]:
-            prepared = self.program(shape, array.dtype, array.device)
-            prepared.program.run([array.contiguous()], [out], array.stream)
-        return array.finish(out)
+            prepared = self.program(shape, job.dtype, job.device)
+            prepared.program.run([job.contiguous(job.x)], [target.view], job.handle)
+        return job.finish(target)
 
     def _from_host(self, x: F32, shape: tuple[int, ...]) -> F32:
         logits = np.empty((shape[0], self._num_classes), np.float32)
