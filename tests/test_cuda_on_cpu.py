@@ -1,4 +1,4 @@
-"""What the shim that runs CUDA kernels on the host must catch, and what it must get right: tests/cuda_on_cpu/check.cpp."""
+"""What the shim that runs CUDA kernels on the host must catch and get right: tests/cuda_on_cpu/check*.cpp."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent / "cuda_on_cpu"))
 import build  # noqa: E402
 
 
-def check(case: str, *, asan: bool = False, seed: int = 1) -> str:
+def check(case: str, *, program: str = "check", asan: bool = False, seed: int = 1) -> str:
     try:
-        program = build.build(check=True, asan=asan)
+        path = build.build(check=program, asan=asan)
     except build.CannotBuild as reason:
         pytest.skip(str(reason))
     environment = {**os.environ, "FASTCONV_SHIM_SEED": str(seed), "ASAN_OPTIONS": "detect_leaks=0"}
     environment.pop("LD_PRELOAD", None)
-    done = subprocess.run([program, case], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run([path, case], capture_output=True, text=True, timeout=60, env=environment)
     return done.stdout + done.stderr
 
 
@@ -87,3 +87,30 @@ def test_address_sanitizer_sees_the_size_asked_for(case: str) -> None:
 @pytest.mark.parametrize("case", ["sums", "after_failure"])
 def test_fibers_under_address_sanitizer(case: str) -> None:
     assert check(case, asan=True).split() == [str(s) for s in SUMS]
+
+
+@pytest.mark.parametrize("case", ["f16", "bf16", "tf32", "f16_identity", "bf16_identity", "tf32_identity", "split"])
+def test_tensor_core_products_of_integers(case: str) -> None:
+    assert check(case, program="check_mma") == "ok\n"
+
+
+@pytest.mark.parametrize("case", ["ldmatrix_x4", "ldmatrix_x4_trans", "ldmatrix_x2", "ldmatrix_x2_trans"])
+def test_matrix_loads(case: str) -> None:
+    assert check(case, program="check_mma") == "ok\n"
+
+
+def test_an_asynchronous_copy_comes_when_it_is_waited_for() -> None:
+    assert check("copies", program="check_mma").split() == ["?", "4", "?", "6", "?", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    "case, message",
+    [
+        ("copy_from_askew", "cp.async of 16 bytes from an address that is not aligned to them"),
+        ("copy_to_askew", "byte 8 of shared memory is not aligned to 16"),
+        ("copy_behind", "16 bytes at byte 32 of shared memory, which has 32"),
+        ("lone_lane", "deadlock"),
+    ],
+)
+def test_tensor_core_instructions_name_what_is_wrong(case: str, message: str) -> None:
+    assert message in check(case, program="check_mma")

@@ -1,8 +1,8 @@
-"""Builds the CUDA module for the host: every kernel and binding of src/, with the shim of this folder as its CUDA runtime.
+"""Builds the CUDA module for the host: every kernel and binding of src/, this folder as its CUDA runtime.
 
-    python tests/cuda_on_cpu/build.py [--asan] [--check]
+    python tests/cuda_on_cpu/build.py [--asan] [--check NAME]
 
-prints the path of `_cuda_on_cpu*.so` (with --check: of the program that shows what the shim catches). What was compiled is kept in a
+prints the path of `_cuda_on_cpu*.so` (with --check: of that program). What was compiled is kept in a
 folder of the system's temporary directory and used again for as long as a source and all it includes are the same.
 """
 
@@ -73,7 +73,7 @@ def sources() -> list[Path]:
         *sorted((src / "cuda").rglob("*.cpp")),
         *sorted(src.glob("cuda_bindings*.cpp")),
         *(src / "common" / name for name in COMMON),
-        *sorted(p for p in SHIM.glob("*.cpp") if p.name != "check.cpp"),
+        *sorted(p for p in SHIM.glob("*.cpp") if not p.name.startswith("check")),
     ]
 
 
@@ -145,21 +145,21 @@ def link(objects: list[Path], target: Path, command: list[str]) -> Path:
     return target
 
 
-def build(*, asan: bool = False, check: bool = False) -> Path:
-    """The path of the built module, or of the program that shows what the shim catches."""
+def build(*, asan: bool = False, check: str = "") -> Path:
+    """The path of the built module, or of the program of this folder that `check` names."""
     extra = ASAN_FLAGS if asan else []
     command = [*compiler(), *FLAGS, *extra]
     if not check:
         command += python_flags()
-    todo = [SHIM / "check.cpp", SHIM / "fibers.cpp", SHIM / "runtime.cpp"] if check else sources()
-    folder = work_folder(asan) / ("check" if check else "module")
+    todo = [SHIM / f"{check}.cpp", SHIM / "fibers.cpp", SHIM / "runtime.cpp"] if check else sources()
+    folder = work_folder(asan) / (check or "module")
     folder.mkdir(exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda source: compile_one(source, folder, command), todo))
         if check:
-            return link(objects, folder / "check", [*compiler(), *extra])
+            return link(objects, folder / check, [*compiler(), *extra])
         name = "_cuda_on_cpu" + sysconfig.get_config_var("EXT_SUFFIX")
         return link(objects, folder / name, [*compiler(), "-shared", *extra])
 
@@ -167,7 +167,12 @@ def build(*, asan: bool = False, check: bool = False) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--asan", action="store_true", help="with AddressSanitizer and UBSan")
-    parser.add_argument("--check", action="store_true", help="the program that shows what the shim catches")
+    parser.add_argument(
+        "--check",
+        metavar="NAME",
+        default="",
+        help="a program instead: check (what the shim catches), check_mma (its tensor cores)",
+    )
     options = parser.parse_args()
     try:
         print(build(asan=options.asan, check=options.check))

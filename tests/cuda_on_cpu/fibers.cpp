@@ -144,6 +144,7 @@ struct Thread {
   uint32_t mask = 0;
   void* operand = nullptr;
   void (*whole)(void* const*, uint32_t) = nullptr;
+  std::shared_ptr<void> belongings;
 };
 
 struct Block {
@@ -359,7 +360,7 @@ void run_cluster(int64_t first) {
     for (std::vector<int>& w : b.waiting) w.clear();
     give_shared(b);
   }
-  for (Thread& t : m.threads) t.state = State::unborn, t.fiber = nullptr;
+  for (Thread& t : m.threads) t.state = State::unborn, t.fiber = nullptr, t.belongings = nullptr;
   std::fill(m.warp_waiting.begin(), m.warp_waiting.end(), 0u);
   m.polling.clear(), m.in_cluster.clear();
   m.ready.resize(static_cast<size_t>(count));
@@ -443,6 +444,9 @@ void fail(const std::string& message) {
   std::abort();
 }
 
+std::shared_ptr<void>& belongings() {
+  return m.threads[m.now].belongings;
+}
 int lane() {
   return m.threads[m.now].lane;
 }

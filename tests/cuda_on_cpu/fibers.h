@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 struct uint3 {
@@ -41,6 +42,9 @@ void run(const Launch& launch);
 
 // Ends the kernel with that error.
 [[noreturn]] void fail(const std::string& message);
+
+// What the running thread keeps from one instruction to a later one; gone when its block begins anew.
+std::shared_ptr<void>& belongings();
 
 int lane();          // 0 to 31
 int rank();          // of this block in its cluster
