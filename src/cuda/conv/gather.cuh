@@ -56,20 +56,26 @@ struct Gather {
   Divisor by_icg, by_kw, by_kernel;  // k -> tap, channel
 };
 
-// Why 32 bits do not hold one image of this problem, or nullptr. Batches of any size are walked in parts: `images_per_launch`.
-inline const char* gather_refuses(const Problem& p) {
+// Why 32 bits do not hold one image of this problem, or nullptr. Batches of any size are walked in parts:
+// `images_per_launch`.
+inline const char* index_refuses(const Problem& p) {
   constexpr int64_t limit = std::numeric_limits<int32_t>::max() / 2;
   // In floating point: the products of two extents may themselves not fit.
   const auto over = [](double a, double b, double c) { return a * b * c > static_cast<double>(limit); };
   const auto d = [](int64_t v) { return static_cast<double>(v); };
-  if (p.kh > kMaxKernelExtent || p.kw > kMaxKernelExtent) return "a kernel of more than 16 rows or columns";
   if (over(d(p.ic), d(p.ih), d(p.iw)) || over(d(p.oc), d(p.oh), d(p.ow))) return "an image of more than 2^30 elements";
-  if (over(d(p.icg()), d(p.kh * p.kw), d(p.oc + 128))) return "more than 2^30 weights";
+  if (over(d(p.icg()) + 16, d(p.kh) * d(p.kw), d(p.oc) + 128)) return "more than 2^30 weights";
   // Coordinates of taps beyond the border, and offsets from the first tap of a pixel.
   const double rows = d(p.ih) + d(p.pt) + d(p.pb) + d(p.dh) * d(p.kh),
                columns = d(p.iw) + d(p.pl) + d(p.pr) + d(p.dw) * d(p.kw);
   if (over(rows, columns, d(p.ic))) return "a padded image of more than 2^30 elements";
   return nullptr;
+}
+
+// The same, and whether `tap_mask` has a bit for each kernel row and column.
+inline const char* gather_refuses(const Problem& p) {
+  if (p.kh > kMaxKernelExtent || p.kw > kMaxKernelExtent) return "a kernel of more than 16 rows or columns";
+  return index_refuses(p);
 }
 
 // Images that one launch may take so that every offset stays below 2^30 elements.
@@ -128,25 +134,31 @@ __host__ __device__ inline uint32_t tap_mask(const Gather& g, const Origin& o) {
     columns |= (static_cast<unsigned>(o.x + s * g.dw) < static_cast<unsigned>(g.iw) ? 1u : 0u) << s;
   return rows | columns << 16;
 }
-__host__ __device__ inline bool tap_is_inside(uint32_t mask, int r, int s) {
-  return (mask >> r) & (mask >> (16 + s)) & 1u;
-}
 
-// What k of the reduction reads: which tap, and how far from the origin. `k` below `reduction`; channels count within the group.
+// What k of the reduction reads: which tap, and how far from the origin. `k` below `reduction`; channels count within the
+// group. `bits` are the two bits of `tap_mask` that the tap needs.
 struct Tap {
   int r, s, offset;
+  uint32_t bits;
 };
+__host__ __device__ inline bool tap_is_inside(uint32_t mask, uint32_t bits) {
+  return (bits & ~mask) == 0;  // one LOP3 that writes a predicate
+}
+__host__ __device__ inline Tap tap_at(const Gather& g, int r, int s, int c) {
+  const int offset = r * g.dh * g.row_stride + s * g.dw * g.column_stride + c * g.channel_stride;
+  return {r, s, offset, 1u << r | 0x10000u << s};
+}
 __host__ __device__ inline Tap tap_nhwc(const Gather& g, int k) {
   int c, s;
   const int tap = g.by_icg.split(k, c);
   const int r = g.by_kw.split(tap, s);
-  return {r, s, r * g.dh * g.row_stride + s * g.dw * g.column_stride + c};
+  return tap_at(g, r, s, c);
 }
 __host__ __device__ inline Tap tap_nchw(const Gather& g, int k) {
   int tap, s;
   const int c = g.by_kernel.split(k, tap);
   const int r = g.by_kw.split(tap, s);
-  return {r, s, r * g.dh * g.row_stride + s * g.dw + c * g.channel_stride};
+  return tap_at(g, r, s, c);
 }
 
 // Offset in dst of an output pixel's first channel, and from there the distance of the next channel.
