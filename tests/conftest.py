@@ -50,6 +50,14 @@ def layout(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """CUDA on the host, then on a GPU: what `fastconv.cuda` and ops on its arrays run on. Its name."""
+    from cuda_backend import use
+
+    return use(monkeypatch, str(request.param))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """The same numbers in every run."""

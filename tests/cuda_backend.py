@@ -1,4 +1,7 @@
-"""The CUDA backend as the tests see it: the module built for the host by tests/cuda_on_cpu, or the real one on a GPU."""
+"""The CUDA backend as the tests see it: the module built for the host by tests/cuda_on_cpu, or the real one on a GPU.
+
+Under the fixture `cuda` everything in `fastconv.cuda`, and every op on its arrays, runs there.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import fastconv as fc
+from fastconv.cuda import _backend
+
 sys.path.insert(0, str(Path(__file__).parent / "cuda_on_cpu"))
-import build  # noqa: E402
+import build
 
 Array = NDArray[Any]
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -24,11 +30,11 @@ DTYPES = ["float32", "float16", "bfloat16"]
 def bfloat16_bits(values: Array) -> NDArray[np.uint16]:
     """The nearest bfloat16 of each value, ties to even, as its bits."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    nearest = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), nearest)
 
 
-def rounded(values: Array, dtype: str) -> Array:
+def rounded(values: Array, dtype: str) -> NDArray[np.float32]:
     """The values as `dtype` stores them, as float32."""
     values = np.asarray(values, dtype=np.float32)
     if dtype == "float16":
@@ -39,51 +45,40 @@ def rounded(values: Array, dtype: str) -> Array:
     return values
 
 
-class Raw:
-    """The functions of the extension module on NumPy arrays; bfloat16 as the float32 of the same value."""
+def put(values: Array, dtype: str = "float32", *, misaligned: bool = False) -> Any:
+    """A device array of these values in C order; misaligned: one element behind a multiple of 16 bytes."""
+    host = np.ascontiguousarray(values, dtype=np.float32)
+    if misaligned:
+        return _shifted(put(np.concatenate([np.zeros(1, np.float32), host.ravel()]), dtype), host.shape)
+    if dtype == "bfloat16":
+        return fc.cuda.asarray(bfloat16_bits(host), "bfloat16")
+    return fc.cuda.asarray(host.astype(dtype))
 
-    def __init__(self, module: Any, stream: int = 0) -> None:
-        self.module, self.stream = module, stream
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        return self.module.empty(shape, dtype, 0, self.stream)
+def empty(shape: tuple[int, ...], dtype: str = "float32", *, misaligned: bool = False) -> Any:
+    if misaligned:
+        return _shifted(fc.cuda.empty((int(np.prod(shape)) + 1,), dtype), shape)
+    return fc.cuda.empty(shape, dtype)
 
-    def put(self, values: Array, dtype: str = "float32") -> Any:
-        """A device array of these values."""
-        host = np.ascontiguousarray(values)
-        if dtype == "bfloat16":
-            host = bfloat16_bits(host)
-        elif dtype != "int64":
-            host = host.astype(dtype)
-        view = self.empty(values.shape, dtype)
-        self.module.copy_host(view, host, True, self.stream)
-        return view
 
-    def put_misaligned(self, values: Array, dtype: str) -> Any:
-        """The same one element behind an aligned address."""
-        whole = self.put(np.concatenate([np.zeros(1, np.float32), np.ravel(values)]), dtype)
-        return self.misaligned(whole, values.shape, dtype)
+def strided(whole: Any, shape: tuple[int, ...], strides: tuple[int, ...], first: int = 0) -> Any:
+    """Elements first + sum(index * stride) of a contiguous device array."""
+    view = whole._view
+    at = view.pointer + first * view.itemsize
+    other = _backend.backend().from_pointer(at, shape, strides, view.dtype, view.device, False, whole, "array")
+    return fc.cuda.Array(other)
 
-    def empty_misaligned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        return self.misaligned(self.empty((int(np.prod(shape)) + 1,), dtype), shape, dtype)
 
-    def misaligned(self, whole: Any, shape: tuple[int, ...], dtype: str) -> Any:
-        strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
-        return self.module.from_pointer(
-            whole.pointer + whole.itemsize, shape, strides, dtype, 0, False, whole, "misaligned"
-        )
+def _shifted(whole: Any, shape: tuple[int, ...]) -> Any:
+    return strided(whole, shape, tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape))), 1)
 
-    def get(self, view: Any) -> Array:
-        if not view.contiguous:
-            whole = self.empty(view.shape, view.dtype)
-            self.module.copy(view, whole, self.stream)
-            view = whole
-        kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64}
-        host = np.empty(view.shape, kinds[view.dtype])
-        self.module.copy_host(view, host, False, self.stream)
-        if view.dtype == "bfloat16":
-            return (host.astype(np.uint32) << 16).view(np.float32)
-        return host.astype(np.float32) if view.dtype == "float16" else host
+
+def get(array: Any) -> Array:
+    """A device array's values: float32 for the floating-point dtypes, which hold each exactly."""
+    host = array.numpy()
+    if array._view.dtype == "bfloat16":
+        return (host.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return host.astype(np.float32) if host.dtype == np.float16 else host
 
 
 @functools.cache
@@ -100,21 +95,16 @@ def host_module() -> ModuleType | str:
     return module
 
 
-@functools.cache
-def gpu_module() -> ModuleType | str:
-    """The real module, or why it cannot be used here."""
-    try:
-        module: Any = importlib.import_module("fastconv._cuda")
-    except ImportError:
-        return "fastconv was built without CUDA"
-    return module.why_unavailable() or module
-
-
-BACKENDS = ["shim", pytest.param("gpu", marks=pytest.mark.gpu)]
-
-
-def raw(name: str) -> Raw:
-    module = host_module() if name == "shim" else gpu_module()
-    if isinstance(module, str):
-        pytest.skip(module)
-    return Raw(module)
+def use(monkeypatch: pytest.MonkeyPatch, name: str) -> str:
+    """Puts the backend of that name under `fastconv.cuda` for a test, or skips it with the reason; returns the name."""
+    if name == "shim":
+        module = host_module()
+        if isinstance(module, str):
+            pytest.skip(module)
+        monkeypatch.setattr(_backend, "_module", module)
+    else:
+        monkeypatch.setattr(_backend, "_module", None)
+        reason = fc.cuda.why_unavailable()
+        if reason:
+            pytest.skip(reason)
+    return name

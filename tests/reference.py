@@ -6,7 +6,7 @@ module. The oracle follows the public contract and is itself compared with PyTor
 Index
 -----
 Tolerances (each with its reason at its definition)
-    UNIT_ROUNDOFF, SUBNORMAL_QUANTUM
+    UNIT_ROUNDOFF, SUBNORMAL_QUANTUM, STORED_ROUNDOFF, STORED_QUANTUM
     CONV_REL_L2, LINEAR_REL_L2            dot products
     WINOGRAD_F43_REL_L2                   dot products after a transform
     AVG_POOL_REL_L2, AVG_POOL_INT_REL     averages
@@ -45,6 +45,13 @@ UNIT_ROUNDOFF = 2.0**-24
 
 SUBNORMAL_QUANTUM = 2.0**-149
 """Distance between neighbouring float32 values near zero: the absolute error that a subnormal result may carry."""
+
+STORED_ROUNDOFF = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Largest relative error of the rounding when a float32 result is stored; none more for float32 itself. The constants
+below hold for what is computed, before that."""
+
+STORED_QUANTUM = {"float32": 0.0, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+"""Distance between neighbouring values near zero of what is stored."""
 
 CONV_REL_L2 = 2e-6
 """Relative L2 error of a convolution in float32 on random normal input against float64; a number of the project's
@@ -154,8 +161,10 @@ def assert_conv(actual: Array, expected: Array, algorithm: str) -> None:
         assert_exact(actual, expected)
 
 
-def _assert_within(actual: Array, expected: Array, allowed: Array) -> None:
+def _assert_within(actual: Array, expected: Array, allowed: Array, dtype: str = "float32") -> None:
+    """`allowed`: the error of what is computed; `dtype`: how the result, here as float32, was stored."""
     actual = np.asarray(actual)
+    allowed = allowed + (np.abs(expected) + allowed) * STORED_ROUNDOFF[dtype] + STORED_QUANTUM[dtype] / 2
     assert actual.dtype == np.float32, f"dtype {actual.dtype}, expected float32"
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     error = np.abs(actual.astype(np.float64) - expected)
@@ -167,10 +176,10 @@ def _assert_within(actual: Array, expected: Array, allowed: Array) -> None:
     )
 
 
-def assert_softmax_close(actual: Array, input: Array, dim: int) -> None:
+def assert_softmax_close(actual: Array, input: Array, dim: int, dtype: str = "float32") -> None:
     """Each element within `softmax_tolerance`, or two quanta where the result is subnormal."""
     expected = softmax(input, dim)
-    _assert_within(actual, expected, softmax_tolerance(input, dim) * expected + 2 * SUBNORMAL_QUANTUM)
+    _assert_within(actual, expected, softmax_tolerance(input, dim) * expected + 2 * SUBNORMAL_QUANTUM, dtype)
 
 
 def assert_batch_norm_close(
@@ -182,6 +191,7 @@ def assert_batch_norm_close(
     bias: Array | None,
     eps: float,
     layout: str,
+    dtype: str = "float32",
 ) -> None:
     """Each element within BATCH_NORM_UNITS of the sum of its terms' magnitudes."""
     expected = batch_norm(input, mean, var, weight, bias, eps=eps, layout=layout)
@@ -194,15 +204,15 @@ def assert_batch_norm_close(
         eps=eps,
         layout=layout,
     )
-    _assert_within(actual, expected, BATCH_NORM_UNITS * UNIT_ROUNDOFF * magnitude + 2 * SUBNORMAL_QUANTUM)
+    _assert_within(actual, expected, BATCH_NORM_UNITS * UNIT_ROUNDOFF * magnitude + 2 * SUBNORMAL_QUANTUM, dtype)
 
 
-def assert_avg_pool_close(actual: Array, expected: Array, *, integers: bool) -> None:
+def assert_avg_pool_close(actual: Array, expected: Array, *, integers: bool, dtype: str = "float32") -> None:
     """Averages: element by element for integer input, by norm for random input."""
     if integers:
-        _assert_within(actual, expected, AVG_POOL_INT_REL * np.abs(expected) + 2 * SUBNORMAL_QUANTUM)
+        _assert_within(actual, expected, AVG_POOL_INT_REL * np.abs(expected) + 2 * SUBNORMAL_QUANTUM, dtype)
     else:
-        assert_rel_l2(actual, expected, AVG_POOL_REL_L2)
+        assert_rel_l2(actual, expected, AVG_POOL_REL_L2 + STORED_ROUNDOFF[dtype])
 
 
 # --- geometry ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_on_cpu"))
-import build  # noqa: E402
+import build
 
 
 def check(case: str, *, program: str = "check", asan: bool = False, seed: int = 1) -> str:
