@@ -17,6 +17,9 @@ Pads = tuple[int, int, int, int]  # (top, bottom, left, right)
 
 Layout = Literal["NCHW", "NHWC"]
 WeightLayout = Literal["OIHW", "OHWI", "HWIO"]
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Compute = Literal["float32", "tf32", "3xtf32"]
 PaddingLike = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
 Algorithm = str | Sequence[str]
 

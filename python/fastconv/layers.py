@@ -3,6 +3,11 @@
 A layer keeps its weights and options. For each input shape it meets it makes one program (a bounded number of them is
 kept); programs of the same packing share packed weights. Layers are immutable, may be called from many threads at
 once, and pickle as weights and options.
+
+A layer with device="cuda" takes arrays on any CUDA device, of its dtype, and packs its weights once for each device and
+each form that its plans want; the first call for a new form waits for that, others wait for nothing. `compute` says how
+products of float32 are formed there: "float32" on the CUDA cores, "tf32" (10 bits of mantissa) or "3xtf32"
+(float32-accurate) on tensor cores.
 """
 
 from __future__ import annotations
@@ -15,6 +20,9 @@ import numpy as np
 from . import _core
 from ._arguments import (
     Algorithm,
+    Compute,
+    Device,
+    Dtype,
     Layout,
     PaddingLike,
     Pads,
@@ -24,6 +32,9 @@ from ._arguments import (
     algorithm_names,
     batched,
     boolean,
+    compute_name,
+    device_name,
+    dtype_name,
     frozen_padding,
     integer,
     kernel_extents,
@@ -35,7 +46,8 @@ from ._arguments import (
 )
 from ._arrays import F32, Output, as_view, maybe_view, plain, shape_of
 from ._calls import check_residual, divisor_argument, no_empty_axis
-from ._explain import as_linear, shape_argument
+from ._devices import place
+from ._explain import as_linear, require_cpu_compute, require_cpu_dtype, shape_argument
 from ._programs import Prepared, ProgramCache, warn_of_fallback
 
 MAX_PROGRAMS = 16  # programs kept a layer; one is a plan and, once run, an arena
@@ -46,12 +58,37 @@ class _Layer:
 
     _layout: str
 
-    def __init__(self, names: tuple[str, ...] = ("auto",)) -> None:
+    def __init__(self, device: Any, dtype: Any, compute: Any, names: tuple[str, ...] = ("auto",)) -> None:
         self._programs = ProgramCache(MAX_PROGRAMS, names)
         self._last: _core.Program | None = None  # of the last call that succeeded
+        self._device, self._dtype, self._compute = device_name(device), dtype_name(dtype), compute_name(compute)
+        self._last_cuda: tuple[Any, ...] | None = None  # likewise, what explain needs to know of it
+        if self._device == "cpu":
+            require_cpu_dtype(self._dtype)
+            require_cpu_compute(self._compute)
+        else:
+            from .cuda import _layers as cuda_layers
+
+            self._cuda = cuda_layers.Backend(self._dtype, self._compute)
 
     def _options(self) -> dict[str, Any]:
-        raise NotImplementedError
+        if self._device == "cpu":
+            return {}
+        return {"device": self._device, "dtype": self._dtype, "compute": self._compute}
+
+    def _refuse_stream(self, stream: Any) -> None:
+        if stream is not None:
+            raise ValueError("stream is for layers made with device='cuda'")
+
+    def _asked(self, given: Any) -> Any:
+        """What `explain` on a CUDA device is about: `given`, or the last call."""
+        asked = self._last_cuda if given is None else given
+        if asked is None:
+            raise ValueError("explain() needs an input shape: call the layer first, or pass explain(input_shape)")
+        return asked
+
+    def _shape_argument(self, x: Any) -> tuple[int, ...]:
+        return shape_argument(x, "input_shape", (self._dtype,))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._options())
@@ -76,9 +113,15 @@ def _rebuild(kind: type, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def _own(array: Any, name: str) -> F32:
+def _fetched(array: Any, name: str) -> F32:
+    from .cuda._layers import fetched
+
+    return fetched(array, name)
+
+
+def _own(array: Any, name: str, device: str) -> F32:
     """A private, read-only copy: later writes of the caller must not reach packed and unpacked weights differently."""
-    view, _ = as_view(array, name)
+    view = as_view(array, name)[0] if device == "cpu" or place(array) != "cuda" else _fetched(array, name)
     kept = np.array(view, dtype=np.float32, order="C", copy=True, subok=False)
     kept.flags.writeable = False
     return kept
@@ -105,12 +148,15 @@ class Conv2d(_Layer):
         algorithm: Algorithm = "auto",
         activation: str | None = None,
         winograd: bool = True,
+        device: Device = "cpu",
+        dtype: Dtype = "float32",
+        compute: Compute = "float32",
     ) -> None:
-        names = algorithm_names(algorithm)
-        super().__init__(names)
+        names = algorithm_names(algorithm, device_name(device))
+        super().__init__(device, dtype, compute, names)
         self._layout = layout_name(layout)
         self._weight_layout = weight_layout_name(weight_layout, self._layout)
-        self._weight = _own(weight, "weight")
+        self._weight = _own(weight, "weight", self._device)
         if self._weight.ndim != 4:
             shape = self._weight.shape
             raise ValueError(
@@ -119,7 +165,7 @@ class Conv2d(_Layer):
         if 0 in self._weight.shape:
             raise ValueError(f"weight must have at least 1 in each dimension, got shape {self._weight.shape}")
         outputs = self._weight.shape[3 if self._weight_layout == "HWIO" else 0]
-        self._bias = None if bias is None else _own(bias, "bias")
+        self._bias = None if bias is None else _own(bias, "bias", self._device)
         if self._bias is not None and self._bias.shape != (outputs,):
             raise ValueError(
                 f"bias must have shape ({outputs},), one value for each output channel; got {self._bias.shape}"
@@ -137,7 +183,11 @@ class Conv2d(_Layer):
         self._names = names
         self._activation = activation_name(activation)
         self._winograd = boolean(winograd, "winograd")
-        self._packed = _core.ConvWeights(self._weight, self._bias, self._weight_layout, self._groups)
+        if self._device == "cuda":
+            self._packed = self._cuda.weights(self._weight, self._bias, self._weight_layout, self._groups)
+            self._cuda.require_algorithms(names)
+        else:
+            self._packed = _core.ConvWeights(self._weight, self._bias, self._weight_layout, self._groups)
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -152,6 +202,7 @@ class Conv2d(_Layer):
             "algorithm": self._names[0] if len(self._names) == 1 else self._names,
             "activation": self._activation,
             "winograd": self._winograd,
+            **super()._options(),
         }
 
     def _padding4(self, shape: tuple[int, ...]) -> Pads:
@@ -194,8 +245,38 @@ class Conv2d(_Layer):
 
         return self._programs.get((shape, residual), build)
 
-    def __call__(self, x: Any, residual: Any = None, out: Any = None) -> Any:
-        """input (n, c, h, w) or (n, h, w, c), or without n; float32. Returns the output in the same layout."""
+    def _conv_options(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """What the CUDA module is told beside arrays and shapes."""
+        return self._stride, self._padding4(shape), self._dilation, self._layout, self._names, self._activation
+
+    def _on_cuda(self, x: Any, residual: Any, out: Any, stream: Any) -> Any:
+        job = self._cuda.job(x, stream, residual=residual, out=out)
+        shape, single = batched(job.shape, "input", self._layout)
+        full = _core.conv2d_output_shape(
+            shape,
+            self._weight.shape,
+            -1,
+            self._stride,
+            self._padding4(shape),
+            self._dilation,
+            self._groups,
+            self._layout,
+            self._weight_layout,
+        )
+        result = full[1:] if single else full
+        r = job.maybe(residual, "residual")
+        check_residual(None if r is None else tuple(r.shape), result)
+        target = job.output(result, out)
+        self._cuda.conv2d(job, shape, self._packed, r, target, self._conv_options(shape))
+        self._last_cuda = shape, r is not None
+        return job.finish(target)
+
+    def __call__(self, x: Any, residual: Any = None, out: Any = None, *, stream: Any = None) -> Any:
+        """input (n, c, h, w) or (n, h, w, c), or without n; of the layer's dtype. Returns the output in the same
+        layout. `stream`: of a CUDA layer, as for the ops."""
+        if self._device == "cuda":
+            return self._on_cuda(x, residual, out, stream)
+        self._refuse_stream(stream)
         view, wrap = as_view(x, "input")
         shape, single = batched(view.shape, "input", self._layout)
         program, slow = self._prepare(shape, residual is not None)
@@ -220,27 +301,63 @@ class Conv2d(_Layer):
         An array stands for its shape. ValueError where there was no call yet and no shape is given.
         """
         with_residual = boolean(residual, "residual")
+        if self._device == "cuda":
+            given = None
+            if input_shape is not None:
+                given = batched(self._shape_argument(input_shape), "input_shape", self._layout)[0], with_residual
+            asked, with_residual = self._asked(given)
+            bias = self._bias is not None
+            return self._cuda.explain_conv2d(
+                asked,
+                self._weight.shape,
+                bias,
+                with_residual,
+                self._stride,
+                self._padding4(asked),
+                self._dilation,
+                self._groups,
+                self._layout,
+                self._weight_layout,
+                self._names,
+                self._activation,
+            )
         if input_shape is None:
             return self._plan(self._last)
         shape, _ = batched(shape_argument(input_shape, "input_shape"), "input_shape", self._layout)
         return self._plan(self._prepare(shape, with_residual).program)
 
 
+# A fully connected layer as a 1x1 convolution: stride, padding, dilation, layout, algorithms, activation.
+_ROWS = ((1, 1), (0, 0, 0, 0), (1, 1), "NHWC", ("auto",), None)
+
+
 class Linear(_Layer):
     """A fully connected layer, ``x @ weight.T + bias``, whose weights (out, in) are packed once."""
 
-    def __init__(self, weight: Any, bias: Any = None) -> None:
-        super().__init__()
-        self._weight = _own(weight, "weight")
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        device: Device = "cpu",
+        dtype: Dtype = "float32",
+        compute: Compute = "float32",
+    ) -> None:
+        super().__init__(device, dtype, compute)
+        self._weight = _own(weight, "weight", self._device)
         if self._weight.ndim != 2 or 0 in self._weight.shape:
             raise ValueError(f"weight must have 2 dimensions (out, in) of at least 1, got shape {self._weight.shape}")
-        self._bias = None if bias is None else _own(bias, "bias")
+        self._bias = None if bias is None else _own(bias, "bias", self._device)
         if self._bias is not None and self._bias.shape != (self._weight.shape[0],):
             raise ValueError(f"bias must have shape ({self._weight.shape[0]},), got {self._bias.shape}")
-        self._packed = _core.ConvWeights(self._weight.reshape(*self._weight.shape, 1, 1), self._bias, "OIHW", 1)
+        self._shape4 = (*self._weight.shape, 1, 1)
+        if self._device == "cuda":
+            self._packed = self._cuda.weights(self._weight.reshape(self._shape4), self._bias, "OIHW", 1)
+        else:
+            self._packed = _core.ConvWeights(self._weight.reshape(self._shape4), self._bias, "OIHW", 1)
 
     def _options(self) -> dict[str, Any]:
-        return {"weight": self._weight, "bias": self._bias}
+        return {"weight": self._weight, "bias": self._bias, **super()._options()}
 
     def _rows(self, shape: tuple[int, ...], name: str) -> int:
         """Rows of an input of this shape."""
@@ -262,8 +379,16 @@ class Linear(_Layer):
 
         return self._programs.get((rows,), build)
 
-    def __call__(self, x: Any, out: Any = None) -> Any:
-        """(..., in_features) to (..., out_features)."""
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
+        """(..., in_features) to (..., out_features). `stream`: of a CUDA layer, as for the ops."""
+        if self._device == "cuda":
+            job = self._cuda.job(x, stream, out=out)
+            rows = self._rows(job.shape, "input")
+            target = job.output((*job.shape[:-1], self._weight.shape[0]), out)
+            self._cuda.conv2d(job, (rows, 1, 1, self._weight.shape[1]), self._packed, None, target, _ROWS)
+            self._last_cuda = (rows,)
+            return job.finish(target)
+        self._refuse_stream(stream)
         view, wrap = as_view(x, "input")
         rows = self._rows(view.shape, "input")
         outputs, features = self._weight.shape
@@ -278,6 +403,16 @@ class Linear(_Layer):
 
     def explain(self, input_shape: Any = None) -> dict[str, Any]:
         """The plan of the last call, or the one that an input of this shape (or this array) would take."""
+        if self._device == "cuda":
+            given = None if input_shape is None else (self._rows(self._shape_argument(input_shape), "input_shape"),)
+            (rows,) = self._asked(given)
+            stride, padding, dilation, layout, names, activation = _ROWS
+            image, bias = (rows, 1, 1, self._weight.shape[1]), self._bias is not None
+            return as_linear(
+                self._cuda.explain_conv2d(
+                    image, self._shape4, bias, False, stride, padding, dilation, 1, layout, "OIHW", names, activation
+                )
+            )
         if input_shape is None:
             return as_linear(self._plan(self._last))
         rows = self._rows(shape_argument(input_shape, "input_shape"), "input_shape")
@@ -287,8 +422,17 @@ class Linear(_Layer):
 class _Pool2d(_Layer):
     """Common part of the pooling layers."""
 
-    def __init__(self, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any, layout: Any) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: Any,
+        layout: Any,
+        *where: Any,
+    ) -> None:
+        super().__init__(*where)
         self._layout = layout_name(layout)
         self._kernel = pair(kernel_size, "kernel_size", 1)
         self._stride = self._kernel if stride is None else pair(stride, "stride", 1)
@@ -304,7 +448,12 @@ class _Pool2d(_Layer):
             "padding": self._padding,
             "ceil_mode": self._ceil_mode,
             "layout": self._layout,
+            **super()._options(),
         }
+
+    def _function(self) -> tuple[str, dict[str, Any]]:
+        """The op's name, and its options beside those of every pooling."""
+        raise NotImplementedError
 
     def _add(self, program: _core.Program, x: int, padding: Pads) -> int:
         raise NotImplementedError
@@ -326,8 +475,18 @@ class _Pool2d(_Layer):
 
         return self._programs.get((shape,), build)
 
-    def __call__(self, x: Any, out: Any = None) -> Any:
-        """(n, c, h, w) or (n, h, w, c), or without n; float32."""
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
+        """(n, c, h, w) or (n, h, w, c), or without n; of the layer's dtype. `stream`: of a CUDA layer, as for the
+        ops."""
+        if self._device == "cuda":
+            name, options = self._function()
+            window = self._kernel, self._stride, self._padding
+            result, shape = self._cuda.pool2d(
+                name, x, *window, ceil_mode=self._ceil_mode, layout=self._layout, out=out, stream=stream, **options
+            )
+            self._last_cuda = (shape,)
+            return result
+        self._refuse_stream(stream)
         view, wrap = as_view(x, "input")
         shape, single = batched(view.shape, "input", self._layout)
         program = self._prepare(shape).program
@@ -339,6 +498,12 @@ class _Pool2d(_Layer):
 
     def explain(self, input_shape: Any = None) -> dict[str, Any]:
         """The plan of the last call, or the one that an input of this shape (or this array) would take."""
+        if self._device == "cuda":
+            given = None if input_shape is None else (self._shape_argument(input_shape),)
+            (asked,) = self._asked(given)
+            name, options = self._function()
+            window = self._kernel, self._stride, self._padding
+            return self._cuda.explain(name, asked, *window, ceil_mode=self._ceil_mode, layout=self._layout, **options)
         if input_shape is None:
             return self._plan(self._last)
         shape, _ = batched(shape_argument(input_shape, "input_shape"), "input_shape", self._layout)
@@ -357,8 +522,14 @@ class MaxPool2d(_Pool2d):
         ceil_mode: bool = False,
         *,
         layout: Layout = "NCHW",
+        device: Device = "cpu",
+        dtype: Dtype = "float32",
+        compute: Compute = "float32",
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, ceil_mode, layout)
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode, layout, device, dtype, compute)
+
+    def _function(self) -> tuple[str, dict[str, Any]]:
+        return "max_pool2d", {"dilation": self._dilation}
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "dilation": self._dilation}
@@ -380,11 +551,20 @@ class AvgPool2d(_Pool2d):
         divisor_override: int | None = None,
         *,
         layout: Layout = "NCHW",
+        device: Device = "cpu",
+        dtype: Dtype = "float32",
+        compute: Compute = "float32",
     ) -> None:
-        super().__init__(kernel_size, stride, padding, 1, ceil_mode, layout)
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode, layout, device, dtype, compute)
         self._count_include_pad = boolean(count_include_pad, "count_include_pad")
         self._divisor_override = None if divisor_override is None else integer(divisor_override, "divisor_override")
         self._divisor = divisor_argument(divisor_override)
+
+    def _function(self) -> tuple[str, dict[str, Any]]:
+        return "avg_pool2d", {
+            "count_include_pad": self._count_include_pad,
+            "divisor_override": self._divisor_override,
+        }
 
     def _options(self) -> dict[str, Any]:
         return {

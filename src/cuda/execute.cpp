@@ -126,11 +126,16 @@ Shape result_shape(const Task& task) {
 }
 
 PlanPtr execute(const Call& call, cudaStream_t stream) {
+  const PlanPtr plan = make_plan(call.task, call.preference, device_limits(call.src->device));
+  execute(*plan, call, stream);
+  return plan;
+}
+
+void execute(const Plan& plan, const Call& call, cudaStream_t stream) {
   const int device = call.src->device;
   const Element element = element_of(call.task.dtype);
   judge(call, element, device);
-  const PlanPtr plan = make_plan(call.task, call.preference, device_limits(device));
-  if (call.dst->elements() == 0) return plan;
+  if (call.dst->elements() == 0) return;
 
   const DeviceGuard guard(device);
   const View* const arrays[] = {call.src,   call.weight, call.bias,     call.mean, call.var,
@@ -147,11 +152,11 @@ PlanPtr execute(const Call& call, cudaStream_t stream) {
     args.src = temporaries.plain(*call.src, element);
     args.packed = call.packed;
     if (call.weight) {
-      const Algorithm& a = *plan->algorithm;
+      const Algorithm& a = *plan.algorithm;
       if (a.pack) {
         const void* wei = temporaries.plain(*call.weight, Element::f32);
-        void* packed = temporaries.bytes(plan->packed_bytes);
-        a.pack(*plan, static_cast<const float*>(wei), packed, stream);
+        void* packed = temporaries.bytes(plan.packed_bytes);
+        a.pack(plan, static_cast<const float*>(wei), packed, stream);
         args.packed = packed;
       } else {
         args.packed = temporaries.plain(*call.weight, element);
@@ -164,8 +169,8 @@ PlanPtr execute(const Call& call, cudaStream_t stream) {
     const View result = direct ? *call.dst : temporaries.like(*call.dst, element);
     args.dst = result.data;
     if (call.indices) args.indices = static_cast<int64_t*>(call.indices->data);
-    args.workspace = temporaries.bytes(plan->workspace_bytes);
-    plan->algorithm->run(*plan, args, stream);
+    args.workspace = temporaries.bytes(plan.workspace_bytes);
+    plan.algorithm->run(plan, args, stream);
     if (!direct) copy(result, *call.dst, stream);
   }
   if (own && !is_capturing(stream)) {
@@ -173,7 +178,6 @@ PlanPtr execute(const Call& call, cudaStream_t stream) {
     for (const View* a : arrays)
       if (a && a->storage) a->storage->release(stream, done);
   }
-  return plan;
 }
 
 }  // namespace fastconv::cuda

@@ -25,6 +25,8 @@ struct Call {
 
 // Returns the plan that ran. Arrays of our own are ordered between streams; no other waits, none of the host.
 PlanPtr execute(const Call& call, cudaStream_t stream);
+// The same by a plan of call.task that is there already.
+void execute(const Plan& plan, const Call& call, cudaStream_t stream);
 
 Dtype dtype_of(const View& view, const char* argument);  // TypeError for one that is no image's
 Element element_of(Dtype dtype);
