@@ -67,7 +67,9 @@ void require_elements(const Named& array, int64_t elements) {
                                 " elements, got shape " + fastconv::to_string(array.view->shape));
 }
 
-void judge(const Call& call, Element element, int device) {
+void judge(const Call& call) {
+  const int device = call.src->device;
+  const Element element = element_of(call.task.dtype);
   const Problem& p = call.task.problem;
   const int64_t out = checked_elements(result_shape(call.task));
   const int64_t in = p.op == Op::relu ? p.ow : p.op == Op::softmax ? p.n * p.ic * p.iw : p.src_elements();
@@ -126,16 +128,17 @@ Shape result_shape(const Task& task) {
 }
 
 PlanPtr execute(const Call& call, cudaStream_t stream) {
+  judge(call);  // before planning: what is wrong with an array is said first
   const PlanPtr plan = make_plan(call.task, call.preference, device_limits(call.src->device));
   execute(*plan, call, stream);
   return plan;
 }
 
 void execute(const Plan& plan, const Call& call, cudaStream_t stream) {
+  judge(call);
+  if (call.dst->elements() == 0) return;
   const int device = call.src->device;
   const Element element = element_of(call.task.dtype);
-  judge(call, element, device);
-  if (call.dst->elements() == 0) return;
 
   const DeviceGuard guard(device);
   const View* const arrays[] = {call.src,   call.weight, call.bias,     call.mean, call.var,

@@ -42,6 +42,13 @@ cudaMemPool_t pool(int device) {
   return g.pools.emplace(device, made).first->second;
 }
 
+// Unlike a handle, never given to a later stream; and the stream of each thread has its own.
+unsigned long long number_of(cudaStream_t stream) {
+  unsigned long long number = 0;
+  check(cudaStreamGetId(stream, &number), "cudaStreamGetId");
+  return number;
+}
+
 void* from_pool(int64_t bytes, cudaStream_t stream) {
   void* data = nullptr;
   check(cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool(current_device()), stream),
@@ -129,20 +136,22 @@ Storage::~Storage() {
 
 void Storage::acquire(cudaStream_t stream) {
   if (is_capturing(stream)) return;  // events of outside are no part of a graph
+  const unsigned long long id = number_of(stream);
   const std::lock_guard lock(mutex_);
   for (const auto& [other, mark] : uses_)
-    if (other != stream) check(cudaStreamWaitEvent(stream, mark->handle(), 0), "cudaStreamWaitEvent");
+    if (other != id) check(cudaStreamWaitEvent(stream, mark->handle(), 0), "cudaStreamWaitEvent");
 }
 
 void Storage::release(cudaStream_t stream, const MarkPtr& done) {
   if (!done) return;
+  const unsigned long long id = number_of(stream);
   const std::lock_guard lock(mutex_);
   for (auto& [other, mark] : uses_) {
-    if (other != stream) continue;
+    if (other != id) continue;
     mark = done;
     return;
   }
-  uses_.emplace_back(stream, done);
+  uses_.emplace_back(id, done);
 }
 
 void Storage::hand_over(cudaStream_t stream, bool known) {

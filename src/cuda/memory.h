@@ -58,8 +58,9 @@ class Storage {
   int64_t bytes_ = 0;
   int device_ = 0;
   std::mutex mutex_;
-  std::vector<std::pair<cudaStream_t, MarkPtr>> uses_;  // the last one of each stream
-  std::vector<cudaStream_t> others_;                    // known streams of other libraries
+  std::vector<std::pair<unsigned long long, MarkPtr>>
+      uses_;                          // the last one of each stream, by its number in the process
+  std::vector<cudaStream_t> others_;  // known streams of other libraries
   bool unknown_ = false;
 };
 

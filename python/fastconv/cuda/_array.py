@@ -141,7 +141,7 @@ def asarray(x: Any, dtype: str | None = None, *, device: int | None = None, stre
     host = np.asarray(x)
     name = str(host.dtype)
     wanted = name if dtype is None else text(str(np.dtype(dtype)) if not isinstance(dtype, str) else dtype, "dtype")
-    if wanted not in DTYPES:
+    if dtype is not None and wanted not in DTYPES:
         raise TypeError(f"dtype must be float32, float16 or bfloat16, got {wanted}")
     if name == "uint16" and wanted == "bfloat16":
         name = "bfloat16"

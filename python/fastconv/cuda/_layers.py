@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _explain, ops
+from .. import _explain
 from .._devices import on_cuda
+from . import _ops
 from ._backend import backend
 from ._ops import Job, Target
 
@@ -65,8 +66,11 @@ class Backend:
 
     def pool2d(self, name: str, x: Any, *window: Any, out: Any, stream: Any, **options: Any) -> tuple[Any, Any]:
         """(the result, the input's shape)."""
-        shape = self.job(x, stream, out=out).shape
-        return getattr(ops, name)(x, *window, out=out, stream=stream, **options), shape
+        job = self.job(x, stream, out=out)
+        if name == "max_pool2d":
+            options["return_indices"] = False
+        result = getattr(_ops, name)(x, *window, **options, out=out, stream=stream, job=job)
+        return result, job.shape
 
     def explain(self, op: str, *args: Any, **options: Any) -> Plan:
         return _explain.explain(op, *args, device="cuda", dtype=self._dtype, **options)

@@ -194,8 +194,9 @@ def max_pool2d(
     layout: Any,
     out: Any,
     stream: Any,
+    job: Job | None = None,
 ) -> Any:
-    job = Job(input, stream)
+    job = Job(input, stream) if job is None else job
     with_indices = boolean(return_indices, "return_indices")
     c = _calls.pool2d(job.shape, kernel_size, stride, padding, dilation, ceil_mode, layout)
     target = job.output(c.result, out)
@@ -229,8 +230,9 @@ def avg_pool2d(
     layout: Any,
     out: Any,
     stream: Any,
+    job: Job | None = None,
 ) -> Any:
-    job = Job(input, stream)
+    job = Job(input, stream) if job is None else job
     c = _calls.pool2d(
         job.shape, kernel_size, stride, padding, 1, ceil_mode, layout, count_include_pad, divisor_override
     )
