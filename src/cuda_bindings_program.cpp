@@ -73,7 +73,8 @@ class Arguments {
 
  private:
   void* take(const View& view, const Program::Tensor& tensor, const char* name) {
-    require_shape(view, tensor.shape, name);
+    if (view.shape != tensor.shape)
+      bad(std::string(name) + " must have shape " + fc::to_string(tensor.shape) + ", got " + fc::to_string(view.shape));
     if (view.element != element_of(tensor.dtype))
       throw WrongDtype(std::string(name) + " must be " + to_string(tensor.dtype) + " here, got " +
                        to_string(view.element));

@@ -21,8 +21,6 @@ from fastconv.cuda._ops import Job
 
 from ._net import F32, INPUT, NO_RESIDUAL, Node
 
-DTYPES = ("float32", "float16", "bfloat16")
-COMPUTES = ("float32", "tf32", "3xtf32")
 #: Programs kept for each network; each holds an arena of activations for every stream that it runs on.
 MAX_PROGRAMS = 8
 #: The default stream of the calling thread: what arrays from the host are computed on.
@@ -68,12 +66,14 @@ class DeviceNet:
         self._lock = threading.Lock()
         self._programs = ProgramCache(MAX_PROGRAMS, algorithms)
 
-    def __call__(self, x: Any, check_shape: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Any:
+    def __call__(self, x: Any, stream: Any, check_shape: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Any:
         """Logits, float32, in the library and the memory (host or device) that x came from."""
         if place(x) != "cuda":
             array, wrap = as_input(x, "input")
+            if stream is not None:
+                raise ValueError("stream is for arrays on a CUDA device, but input is not on one")
             return wrap(self._from_host(array, check_shape(array.shape)))
-        job = Job(x)
+        job = Job(x, stream)
         shape = check_shape(job.shape)
         if job.dtype not in (self._dtype, "float32"):
             wanted = self._dtype if self._dtype == "float32" else f"{self._dtype} or float32"
@@ -88,11 +88,11 @@ class DeviceNet:
         logits = np.empty((shape[0], self._num_classes), np.float32)
         if shape[0]:
             core, device = self._core, self._core.current_device()
-            prepared = self.program(shape, "float32", device)
+            program = self.program(shape, "float32", device).program
             source = core.empty(shape, "float32", device, _PER_THREAD)
             target = core.empty(logits.shape, "float32", device, _PER_THREAD)
             core.copy_host(source, x, True, _PER_THREAD)
-            prepared.program.run([source], [target], _PER_THREAD)
+            program.run([source], [target], _PER_THREAD)
             core.copy_host(target, logits, False, _PER_THREAD)
         return logits
 

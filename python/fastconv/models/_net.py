@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv import _core
-from fastconv._arguments import Algorithm, algorithm_names, boolean, integer, layout_name
+from fastconv._arguments import (
+    Algorithm,
+    algorithm_names,
+    boolean,
+    compute_name,
+    device_name,
+    dtype_name,
+    integer,
+    layout_name,
+)
 from fastconv._arrays import as_input
 from fastconv._programs import Prepared, ProgramCache, warn_of_fallback
 
@@ -139,25 +148,32 @@ class Net:
         algorithm: Algorithm,
         winograd: bool = True,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: Any = "float32",
         compute: str = "float32",
     ) -> None:
         self._name = name
         self._nodes = tuple(nodes)
         self._layout = layout_name(layout)
         self._num_classes = num_classes
-        self._algorithms = algorithm_names(algorithm) if device == "cpu" else _names(algorithm)
+        self._device, self._dtype, self._compute = device_name(device), dtype_name(dtype), compute_name(compute)
+        _check_numbers(self._device, self._dtype, self._compute)
+        self._algorithms = algorithm_names(algorithm, self._device)
         self._winograd = boolean(winograd, "winograd")
         self._folded = dict(folded)
-        self._device, self._dtype, self._compute = device, dtype, compute
-        _check_numbers(device, dtype, compute)
         self._on_device: DeviceNet | None = None
         self._weights: dict[str, _core.ConvWeights] = {}
-        if device == "cuda":
+        if self._device == "cuda":
             from ._cuda import DeviceNet  # here, so that networks on the CPU load nothing of CUDA
 
             self._on_device = DeviceNet(
-                name, self._nodes, self._folded, self._layout, num_classes, self._algorithms, dtype, compute
+                name,
+                self._nodes,
+                self._folded,
+                self._layout,
+                num_classes,
+                self._algorithms,
+                self._dtype,
+                self._compute,
             )
             return
         self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
@@ -225,10 +241,12 @@ class Net:
 
     # --- running ----------------------------------------------------------------------------------------------------
 
-    def __call__(self, x: Any) -> Any:
-        """Logits of a batch; see the class."""
+    def __call__(self, x: Any, *, stream: Any = None) -> Any:
+        """Logits of a batch; see the class. stream: for CUDA arrays, another than their library's current one."""
         if self._on_device is not None:
-            return self._on_device(x, self._check_shape)
+            return self._on_device(x, stream, self._check_shape)
+        if stream is not None:
+            raise ValueError("stream is for networks on a CUDA device; this one computes on the CPU")
         array, wrap = as_input(x, "input")
         shape = self._check_shape(array.shape)
         out = np.empty((shape[0], self._num_classes), np.float32)
@@ -408,27 +426,10 @@ class Net:
         return twin
 
 
-def _names(algorithm: Algorithm) -> tuple[str, ...]:
-    """Names of algorithms of a GPU; whether it has them is for the plan to say."""
-    names = (algorithm,) if isinstance(algorithm, str) else tuple(algorithm)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"algorithm must be a string or a sequence of strings, got {algorithm!r}")
-    return names
-
-
 def _check_numbers(device: str, dtype: str, compute: str) -> None:
-    """ValueError for a word that means nothing, NotImplementedError for a dtype that the device does not have here."""
-    for name, value, known in (
-        ("device", device, ("cpu", "cuda")),
-        ("dtype", dtype, ("float32", "float16", "bfloat16")),
-        ("compute", compute, ("float32", "tf32", "3xtf32")),
-    ):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a string, got {type(value).__name__}")
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
+    """ValueError for what contradicts itself, NotImplementedError for a dtype that networks do not have there."""
     if dtype != "float32" and compute != "float32":
-        raise ValueError(f"compute={compute!r} is a way to multiply float32; dtype is {dtype!r}")
+        raise ValueError(f"compute={compute!r} is a way to multiply float32, but dtype is {dtype!r}")
     if device == "cpu" and (dtype, compute) != ("float32", "float32"):
         given = f"dtype={dtype!r}" if dtype != "float32" else f"compute={compute!r}"
         raise NotImplementedError(f"networks on the CPU compute in float32; {given} needs device='cuda'")

@@ -145,7 +145,7 @@ def resnet18(
     algorithm: Algorithm = "auto",
     winograd: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     compute: str = "float32",
 ) -> Net:
     """ResNet-18, 11 689 512 parameters at 1000 classes. Arguments as `resnet50`."""
@@ -160,7 +160,7 @@ def resnet34(
     algorithm: Algorithm = "auto",
     winograd: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     compute: str = "float32",
 ) -> Net:
     """ResNet-34, 21 797 672 parameters at 1000 classes. Arguments as `resnet50`."""
@@ -175,7 +175,7 @@ def resnet50(
     algorithm: Algorithm = "auto",
     winograd: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     compute: str = "float32",
 ) -> Net:
     """ResNet-50 v1.5, 25 557 032 parameters at 1000 classes, 4089 million multiply-adds for one picture of 224 x 224.
@@ -201,7 +201,7 @@ def resnet101(
     algorithm: Algorithm = "auto",
     winograd: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     compute: str = "float32",
 ) -> Net:
     """ResNet-101 v1.5, 44 549 160 parameters at 1000 classes. Arguments as `resnet50`."""
@@ -216,7 +216,7 @@ def resnet152(
     algorithm: Algorithm = "auto",
     winograd: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     compute: str = "float32",
 ) -> Net:
     """ResNet-152 v1.5, 60 192 808 parameters at 1000 classes. Arguments as `resnet50`."""
@@ -231,7 +231,7 @@ def _resnet(
     algorithm: Algorithm,
     winograd: bool,
     device: str,
-    dtype: str,
+    dtype: Any,
     compute: str,
 ) -> Net:
     num_classes = integer(num_classes, "num_classes", 1)
