@@ -24,6 +24,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = Path(__file__).resolve().parent
+# What a program of this folder needs of src/cuda/conv beside the shim; a name may be a pattern.
+CHECKED = {
+    "check_gemm_f32": ["gemm_f32.cu", "implicit_gemm_f32.cu", "im2col_gemm.cu", "tiles.cpp"],
+}
 COMMON = ["problem.cpp", "validate.cpp", "lock.cpp"]
 FLAGS = [
     "-std=c++20",
@@ -151,7 +155,14 @@ def build(*, asan: bool = False, check: str = "") -> Path:
     command = [*compiler(), *FLAGS, *extra]
     if not check:
         command += python_flags()
-    todo = [SHIM / f"{check}.cpp", SHIM / "fibers.cpp", SHIM / "runtime.cpp"] if check else sources()
+    checked = [p for name in CHECKED.get(check, []) for p in sorted((ROOT / "src" / "cuda" / "conv").glob(name))]
+    programs = [
+        SHIM / f"{check}.cpp",
+        SHIM / "fibers.cpp",
+        SHIM / "runtime.cpp",
+        ROOT / "src" / "common" / "problem.cpp",
+    ]
+    todo = [*programs, *checked] if check else sources()
     folder = work_folder(asan) / (check or "module")
     folder.mkdir(exist_ok=True)
     with open(folder / "lock", "w") as lock:

@@ -71,7 +71,8 @@ void configure(Plan& plan) {
   const Problem& p = plan.task.problem;
   GemmExtent extent = gemm_extent(p, 1);
   extent.m = slab_pixels(p);
-  plan.tile = choose_tile_f32(extent, plan.device);
+  const int64_t result_bytes = images_per_launch(p) * p.oc * p.oh * p.ow * 4;
+  plan.tile = choose_tile_f32(extent, plan.device, result_bytes);
   if (plan.task.dtype != Dtype::f32 && plan.tile.split_k == 1) {
     // The one tile that stores 16-bit results.
     const TileShape& t = tiles_f32()[kTile16Bit];
@@ -80,7 +81,7 @@ void configure(Plan& plan) {
   plan.ukernel_name = "gemm_f32";
   configure_packing_f32(plan);
   plan.workspace_bytes = round_up(slab_pixels(p) * matrix_width(p) * 4, 256);
-  if (plan.tile.split_k > 1) plan.workspace_bytes += plan.tile.split_k * images_per_launch(p) * p.oc * p.oh * p.ow * 4;
+  if (plan.tile.split_k > 1) plan.workspace_bytes += plan.tile.split_k * result_bytes;
 }
 
 template <class T>

@@ -170,8 +170,10 @@ int div_up(int64_t a, int64_t b) {
 
 const char* refuses(const Task& task, const DeviceLimits& device) {
   const Problem& p = task.problem;
-  if (p.ic != 3 || p.groups != 1 || p.kh != 7 || p.kw != 7 || p.sh != 2 || p.sw != 2 || p.dh != 1 || p.dw != 1 ||
-      p.pt != 3 || p.pl != 3 || p.pb != 3 || p.pr != 3)
+  // A Problem has stride 1 where there is one output row or column.
+  const bool strides = (p.sh == 2 || p.oh == 1) && (p.sw == 2 || p.ow == 1);
+  if (p.ic != 3 || p.groups != 1 || p.kh != 7 || p.kw != 7 || !strides || p.dh != 1 || p.dw != 1 || p.pt != 3 ||
+      p.pl != 3 || p.pb != 3 || p.pr != 3)
     return "only 7x7 kernels with stride 2, padding 3 and three input channels";
   if (p.residual) return "no residual";
   if (device.shared_bytes_per_block < kSharedBytes) return "needs 65 KiB of shared memory a block";

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace fastconv::cuda {
 namespace {
@@ -10,13 +11,22 @@ int64_t div_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// 64 sums a thread and 128 registers leave 16 warps on an SM; the last shape has 32 sums a thread, for short results.
+// 64 sums a thread and 128 registers leave 16 warps on an SM; the last shape has 32 sums a thread, for short results, and asks
+// shared memory for half as much again a product.
 constexpr std::array<TileShape, 4> kTilesF32 = {{
-    {128, 128, 8, 8, 2, 2},
-    {128, 64, 8, 4, 2, 4},
-    {64, 64, 8, 2, 2, 6},
-    {64, 32, 8, 2, 2, 10},
+    {128, 128, 8, 8, 2, 2, 1.0},
+    {128, 64, 8, 4, 2, 4, 0.98},
+    {64, 64, 8, 2, 2, 6, 0.96},
+    {64, 32, 8, 2, 2, 10, 0.8},
 }};
+
+// Of an SM's rate, what so many warps reach. Its four schedulers issue for themselves: warps that do not divide by four leave some
+// of them idle, and one that has a single warp waits wherever that warp waits.
+double share_of_rate(double warps, const GemmRates& r) {
+  if (r.warps_for_rate > 0) return std::min(1.0, warps / r.warps_for_rate);
+  const double each = std::ceil(warps / 4);
+  return warps / (4 * each) * each / (each + 0.5);
+}
 
 }  // namespace
 
@@ -38,7 +48,7 @@ double gemm_cycles(const GemmExtent& e, const TileShape& t, int split, const Gem
   const double sms = device.sm_count;
   const double most = std::max(1.0, static_cast<double>(div_up(static_cast<int64_t>(blocks), device.sm_count)));
   const auto together = [&](double resident) {
-    const double rate = r.macs_per_cycle * std::min(1.0, resident * t.warps / r.warps_for_rate);
+    const double rate = r.macs_per_cycle * t.efficiency * share_of_rate(resident * t.warps, r);
     const double compute = resident * block_macs / rate, move = resident * block_bytes / r.bytes_per_cycle;
     return std::max(compute, move) + r.block_cycles;
   };
@@ -82,13 +92,15 @@ std::span<const TileShape> tiles_f32() {
   return kTilesF32;
 }
 
-Tile choose_tile_f32(const GemmExtent& e, const DeviceLimits& device) {
-  // 128 lanes of FMA an SM (sm_80: 64). Two warps a scheduler hide the latency of shared memory behind 64 products.
+Tile choose_tile_f32(const GemmExtent& e, const DeviceLimits& device, int64_t result_bytes) {
   GemmRates rates{};
-  rates.macs_per_cycle = device.sm == 80 ? 64 * 0.9 : 128 * 0.85;
-  rates.warps_for_rate = 8;
-  rates.bytes_per_cycle = 40;
+  rates.macs_per_cycle = device.sm == 80 ? 64 : 128;  // lanes of FMA
+  rates.warps_for_rate = 0;
+  rates.bytes_per_cycle = device.sm >= 90 ? 24 : 32;
   rates.element_bytes = 4;
+  if (result_bytes > 0)
+    rates.max_split =
+        static_cast<int>(std::clamp<int64_t>(rates.max_workspace_bytes / result_bytes, 1, rates.max_split));
   return choose_tile(e, kTilesF32, rates, device);
 }
 

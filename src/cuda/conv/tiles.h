@@ -11,13 +11,14 @@ namespace fastconv::cuda {
 // One instantiation of a kernel.
 struct TileShape {
   int m, n, k, warps, stages;
-  int blocks_per_sm;  // that registers and shared memory let be resident
+  int blocks_per_sm;      // that registers and shared memory let be resident
+  double efficiency = 1;  // share of the family's rate that this one can reach
 };
 
 // What a kernel family reaches, for the choice between its tiles; cycles are those of the SM's clock.
 struct GemmRates {
   double macs_per_cycle;       // of one SM that is full
-  double warps_for_rate;       // resident warps from which on it is full
+  double warps_for_rate;       // resident warps from which on it is full; 0: see `gemm_cycles`
   double bytes_per_cycle;      // from the second-level cache, one SM's share
   int element_bytes;           // of both operands
   double block_cycles = 1200;  // start of a block, its first loads and its stores
@@ -43,6 +44,7 @@ int64_t part_of_reduction(int64_t k, int split, int step);
 // The float32 tiles of gemm_f32.cuh, in the order of their instantiations.
 std::span<const TileShape> tiles_f32();
 constexpr int kTile16Bit = 2;  // the one that also stores float16 and bfloat16
-Tile choose_tile_f32(const GemmExtent&, const DeviceLimits&);
+// `result_bytes`: of the array that each part fills, where that is more than the extent's.
+Tile choose_tile_f32(const GemmExtent&, const DeviceLimits&, int64_t result_bytes = 0);
 
 }  // namespace fastconv::cuda
