@@ -28,4 +28,5 @@ PYBIND11_MODULE(FASTCONV_CUDA_MODULE, m, py::mod_gil_not_used()) {
   cu::bindings::add_ops(m);
   cu::bindings::add_introspection(m);
   cu::bindings::add_programs(m);
+  cu::bindings::add_hopper(m);
 }

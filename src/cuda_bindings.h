@@ -53,5 +53,6 @@ void add_arrays(py::module_& m);
 void add_ops(py::module_& m);
 void add_introspection(py::module_& m);
 void add_programs(py::module_& m);
+void add_hopper(py::module_& m);
 
 }  // namespace fastconv::cuda::bindings
