@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fastconv as fc
-from cuda_backend import gpu_module, host_module
+from cuda_backend import use
 
 Array = NDArray[Any]
 
@@ -23,15 +23,9 @@ Array = NDArray[Any]
 @contextmanager
 def public(name: str) -> Iterator[Any]:
     """`fastconv` with CUDA by the module built for the host ("shim") or the real one ("gpu"); skips where it cannot."""
-    module = host_module() if name == "shim" else gpu_module()
-    if isinstance(module, str):
-        pytest.skip(module)
-    from fastconv.cuda import _backend
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_backend, "_module", module)
-        patch.setattr(_backend, "_usable", None)
-        yield module
+        use(patch, name)
+        yield fc.cuda._backend.backend()
 
 
 class Foreign:
