@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import fastconv as fc
 import reference as ref
 from cuda_backend import rounded, use
+from fastconv import cli
 from fastconv.cuda import _backend
 from fastconv.models._net import INPUT, NO_RESIDUAL, Net, Node
 from helpers import LAYOUTS
@@ -387,6 +388,15 @@ def test_without_cuda_the_reason_is_told() -> None:
         pytest.skip("CUDA is available here")
     with pytest.raises(RuntimeError, match="CUDA is not available"):
         small_net()
+
+
+def test_command_line(cuda: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["summary", "resnet18", "--device", "cuda", "--dtype", "bfloat16"]) == 0
+    said = capsys.readouterr().out
+    assert "device=cuda, dtype=bfloat16" in said
+    assert "in conv1" in said
+    assert cli.main(["summary", "resnet18", "--dtype", "bfloat16"]) == 1
+    assert "needs device='cuda'" in capsys.readouterr().err
 
 
 # --- with PyTorch -----------------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     classify.add_argument("--model", choices=_MODELS, default="resnet50")
     classify.add_argument("--layout", type=str.upper, choices=_LAYOUTS, default="NHWC")
+    _add_place(classify)
     classify.add_argument("--topk", type=_count, default=5, metavar="K", help="classes to print for each picture (5)")
     classify.add_argument("--json", action="store_true", help="print JSON")
     classify.set_defaults(run=_classify)
@@ -101,6 +102,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="the layers of a network: shapes, parameters, multiply-adds, kernels")
     summary.add_argument("model", choices=_MODELS, metavar="MODEL", help=", ".join(_MODELS))
     summary.add_argument("--layout", type=str.upper, choices=_LAYOUTS, default="NHWC")
+    _add_place(summary)
     summary.add_argument("--batch", type=_count, default=1, metavar="N")
     summary.add_argument("--json", action="store_true", help="print JSON")
     summary.set_defaults(run=_summary)
@@ -113,6 +115,20 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         harness.add_arguments(bench)
         bench.set_defaults(run=harness.run)
     return parser
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (cpu)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="on a GPU (float32)"
+    )
+    parser.add_argument(
+        "--compute", choices=("float32", "tf32", "3xtf32"), default="float32", help="of float32 on a GPU (float32)"
+    )
+
+
+def _place(args: argparse.Namespace) -> dict[str, str]:
+    return {"device": args.device, "dtype": args.dtype, "compute": args.compute}
 
 
 class _Version(argparse.Action):
@@ -202,7 +218,7 @@ def _classify(args: argparse.Namespace) -> int:
         for path in paths:
             if not os.path.exists(path):
                 raise FileNotFoundError(f"image file not found: {path!r}")
-        net = _model(args.model)(args.weights, layout=args.layout)
+        net = _model(args.model)(args.weights, layout=args.layout, **_place(args))
         found: list[list[tuple[int, str, float]]] = []
         with _progress(len(paths)) as advance:
             for start in range(0, len(paths), _CHUNK):
@@ -219,7 +235,13 @@ def _classify(args: argparse.Namespace) -> int:
             {"image": path, "top": [{"class": i, "label": label, "probability": _finite(p)} for i, label, p in top]}
             for path, top in zip(paths, found, strict=True)
         ]
-        document = {"model": args.model, "layout": args.layout, "weights": args.weights, "results": results}
+        document = {
+            "model": args.model,
+            "layout": args.layout,
+            **_place(args),
+            "weights": args.weights,
+            "results": results,
+        }
         _say(json.dumps(document, indent=2))
         return 0
     for number, (path, top) in enumerate(zip(paths, found, strict=True)):
@@ -230,7 +252,7 @@ def _classify(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    table = _model(args.model)(layout=args.layout).summary(batch=args.batch)
+    table = _model(args.model)(layout=args.layout, **_place(args)).summary(batch=args.batch)
     _say(json.dumps(table.as_dict(), indent=2) if args.json else str(table))
     return 0
 
