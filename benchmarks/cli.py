@@ -29,6 +29,7 @@ _RUN_DEFAULTS: dict[str, Any] = {
     "threads": "max",
     "batch": "1",
     "device": "cpu",
+    "dtypes": None,
     "peers": None,
     "problem": None,
     "json": None,
@@ -98,7 +99,8 @@ def _add_run_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
         ("--isa", "LIST", "ISA levels: scalar, avx2, avx512 (the highest)"),
         ("--threads", "LIST", "numbers of threads, or max (max)"),
         ("--batch", "LIST", "batch sizes (1)"),
-        ("--device", "NAME", "cpu"),
+        ("--device", "NAME", "cpu or cuda (cpu)"),
+        ("--dtypes", "LIST", "on a GPU: float32, 3xtf32, tf32, float16, bfloat16 (float32,bfloat16)"),
         ("--peers", "LIST", "compare with these (names: bench list) or all; what is not installed is left out"),
         ("--cache", "WHICH", "warm, or both: also with evicted weights (both; suites under a minute: warm)"),
         ("--rows", "WHICH", "compact, or all: every row of the result (compact)"),
@@ -146,8 +148,45 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from . import runner
 
+    if args.device == "cuda":
+        return _run_cuda(args, runner)
     settings = _settings(args, runner)
     return _measure(args, lambda step, save: _Work(run := runner.Run(settings, step, save), run.execute))
+
+
+def _run_cuda(args: argparse.Namespace, runner: Any) -> int:
+    from fastconv.cuda import why_unavailable
+
+    from . import device_cuda
+
+    suite, problems, network = _suite(args, runner)
+    reason = why_unavailable()
+    if reason:
+        _complain(f"--device cuda: {reason}")
+        return 1
+    known = list(dict.fromkeys(["auto", *(str(k["algorithm"]) for k in _kernels("conv2d") if k["device"] == "cuda")]))
+    settings = device_cuda.Settings(
+        suite,
+        problems,
+        network,
+        words(args.layouts.lower(), "--layouts", list(_LAYOUTS)) or _LAYOUTS,
+        words(args.dtypes or "float32,bfloat16", "--dtypes", list(device_cuda.FORMS)),
+        words(args.algorithms or "", "--algorithms", known),
+        numbers(args.batch, "--batch", None),
+        tuple(_peer_names("cuda")) if args.peers == "all" else words(args.peers or "", "--peers", _peer_names("cuda")),
+        suite.max_time if args.max_time is None else seconds(args.max_time),
+        args.match,
+    )
+    make: Callable[[_Step, _Save], _Work] = lambda step, save: _Work(  # noqa: E731
+        run := device_cuda.Run(settings, step, save), run.execute
+    )
+    return _measure(args, make, lambda data: device_cuda.text(data))
+
+
+def _kernels(op: str) -> list[dict[str, Any]]:
+    import fastconv
+
+    return fastconv.kernels(op)
 
 
 def _crossover(args: argparse.Namespace) -> int:
@@ -183,7 +222,11 @@ _Step = Callable[[int, int, str], None]
 _Save = Callable[[dict[str, Any]], None]
 
 
-def _measure(args: argparse.Namespace, make: Callable[[_Step, _Save], _Work]) -> int:
+def _measure(
+    args: argparse.Namespace,
+    make: Callable[[_Step, _Save], _Work],
+    shown: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
     """Runs it with progress, an interruption or a wrong result kept in the file, and prints what came out."""
     from . import report, runner
 
@@ -216,7 +259,7 @@ def _measure(args: argparse.Namespace, make: Callable[[_Step, _Save], _Work]) ->
     if status:
         save(data)
     if status == 0 or data["rows"]:
-        print(report.terminal(data, args.rows), file=out)
+        print(report.terminal(data, args.rows) if shown is None else shown(data), file=out)
     if target == "-":
         sys.stdout.write(schema.dumps(data))
     sys.stdout.flush()
@@ -231,22 +274,11 @@ def _settings(args: argparse.Namespace, runner: Any) -> Any:
 
     from . import roofline
 
-    if args.problem and (args.suite or args.match):
-        raise UsageError("--problem: give either a problem or a suite with --match, not both")
-    try:
-        if args.problem:
-            problems = [problem.parse_problem(text, f"problem{i}") for i, text in enumerate(args.problem, start=1)]
-            for name in {p.name for p in problems}:
-                if sum(p.name == name for p in problems) > 1:
-                    raise ValueError(f"problem: two are named {name!r}")
-            suite = problem.Suite("typed", tuple(problems), max_time=60.0)
-        else:
-            suite = problem.load_suite(args.suite or _DEFAULT_SUITE)
-        problems, _network = runner.selected(suite, args.match)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    suite, problems, _network = _suite(args, runner)
     if args.device != "cpu":
-        raise UsageError(f"--device: {args.device!r} is not there; this version has cpu")
+        raise UsageError(f"--device: {args.device!r} is neither cpu nor cuda")
+    if args.dtypes:
+        raise UsageError("--dtypes is for --device cuda; the CPU computes in float32")
     found = {k["algorithm"] for op in {p.op for p in problems} | {"conv2d"} for k in fastconv.kernels(op)}
     algorithms = words(args.algorithms or "", "--algorithms", ["auto", *sorted(found)])
     names = [name for name in _peer_names() if args.peers == "all"] or words(args.peers or "", "--peers", _peer_names())
@@ -269,10 +301,28 @@ def _settings(args: argparse.Namespace, runner: Any) -> Any:
     )  # fmt: skip
 
 
-def _peer_names() -> list[str]:
-    from .peers import PEERS
+def _suite(args: argparse.Namespace, runner: Any) -> tuple[Any, tuple[Any, ...], str | None]:
+    """The suite, and what of it was asked for: layers and network."""
+    if args.problem and (args.suite or args.match):
+        raise UsageError("--problem: give either a problem or a suite with --match, not both")
+    try:
+        if args.problem:
+            problems = [problem.parse_problem(text, f"problem{i}") for i, text in enumerate(args.problem, start=1)]
+            for name in {p.name for p in problems}:
+                if sum(p.name == name for p in problems) > 1:
+                    raise ValueError(f"problem: two are named {name!r}")
+            suite = problem.Suite("typed", tuple(problems), max_time=60.0)
+        else:
+            suite = problem.load_suite(args.suite or _DEFAULT_SUITE)
+        return (suite, *runner.selected(suite, args.match))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
-    return list(PEERS)
+
+def _peer_names(device: str = "cpu") -> list[str]:
+    from .peers import PEERS, PEERS_CUDA
+
+    return list(PEERS if device == "cpu" else PEERS_CUDA)
 
 
 # --- list, compare, report --------------------------------------------------------------------------------------------

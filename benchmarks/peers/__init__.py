@@ -19,7 +19,7 @@ from .openvino import OpenVino
 from .pytorch import PyTorch
 from .pytorch_bf16 import PyTorchBf16
 from .pytorch_compile import PyTorchCompile
-from .pytorch_cuda import PyTorchCuda, PyTorchCudaCompile
+from .pytorch_cuda import PyTorchCuda, PyTorchCudaBf16, PyTorchCudaCompile, PyTorchCudaF16, PyTorchCudaTf32
 from .pytorch_prepacked import PyTorchPrepacked
 from .scipy import SciPy
 
@@ -41,7 +41,13 @@ PEERS: dict[str, Callable[[], Peer]] = {
     "scipy": SciPy,
 }
 #: What runs on a GPU.
-PEERS_CUDA: dict[str, Callable[[], Peer]] = {"pytorch": PyTorchCuda, "pytorch-compile": PyTorchCudaCompile}
+PEERS_CUDA: dict[str, Callable[[], Peer]] = {
+    "pytorch": PyTorchCuda,
+    "pytorch-tf32": PyTorchCudaTf32,
+    "pytorch-bf16": PyTorchCudaBf16,
+    "pytorch-f16": PyTorchCudaF16,
+    "pytorch-compile": PyTorchCudaCompile,
+}
 
 _MODULES = {"onnxruntime": ("onnxruntime", "onnx")}
 
@@ -61,8 +67,8 @@ def load_peers(names: Iterable[str], device: str = "cpu") -> tuple[list[Peer], l
         raise ValueError(f"device: {device!r} is neither 'cpu' nor 'cuda'")
     names = list(names)
     for name in names:
-        if name not in PEERS:
-            raise ValueError(f"peers: unknown name {name!r}; known: {', '.join(PEERS)}")
+        if name not in PEERS and name not in known:
+            raise ValueError(f"peers: unknown name {name!r}; known: {', '.join(known)}")
     found: list[Peer] = []
     messages: list[str] = []
     for name in names:

@@ -19,9 +19,9 @@ Folded = Mapping[str, tuple[F32, F32]]
 
 #: A relative L2 error above this is not arithmetic in that type. bfloat16 rounds to 8 bits, so each result of a layer
 #: is off by up to 2^-9, about 2e-3, and the layer's operands by as much again.
-MAX_L2 = {"float32": 2e-5, "bfloat16": 2e-2}
+MAX_L2 = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3, "tf32": 4e-3}
 #: The same for a whole network, whose layers each add their own rounding.
-MAX_NETWORK_L2 = {"float32": 2e-4, "bfloat16": 1e-1}
+MAX_NETWORK_L2 = {"float32": 2e-4, "bfloat16": 1e-1, "float16": 2e-2, "tf32": 2e-2}
 #: What batch norm adds to the variance, here and in every library: the default of torch and of `fastconv.batch_norm`.
 EPSILON = 1e-5
 
@@ -34,12 +34,14 @@ class PeerCall:
 
     `run` is what gets timed. `result` gives the last answer as float32, NCHW or two-dimensional (linear, logits);
     converting to that is not timed. `detail`: what runs inside. `inputs`: NumPy views of the memory that `run` reads as
-    its input, to be touched after a cache eviction; empty where that memory is not the CPU's."""
+    its input, to be touched after a cache eviction; empty where that memory is not the CPU's. `device_ms(count)`: on a
+    GPU, milliseconds between events around each of so many calls, one behind the other."""
 
     run: Callable[[], object]
     result: Callable[[], Array]
     detail: str
     inputs: tuple[Array, ...] = ()
+    device_ms: Callable[[int], list[float]] | None = None
 
 
 class Peer(Protocol):
