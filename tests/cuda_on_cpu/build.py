@@ -27,6 +27,7 @@ SHIM = Path(__file__).resolve().parent
 # What a program of this folder needs of src/cuda/conv beside the shim; a name may be a pattern.
 CHECKED = {
     "check_gemm_f32": ["gemm_f32.cu", "implicit_gemm_f32.cu", "im2col_gemm.cu", "tiles.cpp"],
+    "check_implicit_gemm_mma": ["implicit_gemm_mma*.cu", "tiles.cpp", "tiles_mma.cpp", "gemm_f32.cu"],
 }
 COMMON = ["problem.cpp", "validate.cpp", "lock.cpp"]
 FLAGS = [
