@@ -433,6 +433,18 @@ def network_inputs(name: str, batch: int) -> tuple[dict[str, F32], F32, oracle.F
 _oracle: dict[tuple[str, int], oracle.F64] = {}
 
 
+def save_oracle(path: str) -> None:
+    """Writes the float64 logits that were computed so far, for other processes."""
+    np.savez(path, **{f"{name} {count}": logits for (name, count), logits in _oracle.items()})  # type: ignore[arg-type]
+
+
+def load_oracle(path: str) -> None:
+    with np.load(path) as kept:
+        for key in kept.files:
+            name, count = key.split()
+            _oracle[name, int(count)] = kept[key]
+
+
 def text(data: dict[str, Any]) -> str:
     """A line a row, the fastest of each layer and batch first, and what each takes in the fastest one's time."""
     lines = [f"note: {note}" for note in data["notes"]]

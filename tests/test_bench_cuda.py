@@ -1,8 +1,11 @@
-"""The benchmark of the CUDA backend: what it runs and writes, on the host in place of a GPU; times mean nothing there."""
+"""The benchmark of the CUDA backend: what it runs and writes, on the host in place of a GPU (times mean nothing)."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from fastconv.benchmarks import device_cuda, schema
 from fastconv.benchmarks.gpu import small_cases, steps, table
+from fastconv.benchmarks.gpu.isolated import call_isolated
 
 import fastconv as fc
 from fastconv import cli
@@ -115,3 +119,27 @@ def test_table(quick: Any) -> None:
     assert second.endswith("| yes |")
     assert "FAILED: x" in text
     json.dumps(moving)
+
+
+def test_a_part_that_hangs_or_fails_is_told(tmp_path: Path) -> None:
+    row, why = call_isolated("table", ["--row", "99", "--oracle", str(tmp_path / "none.npz")], 60)
+    assert row is None
+    assert "none.npz" in why
+    assert call_isolated("table", ["--moving", "1"], 0.01) == (None, "stopped after 0.01 s")
+
+
+def test_the_oracle_goes_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_cuda, "_oracle", {("resnet50", 2): np.arange(6.0).reshape(2, 3)})
+    device_cuda.save_oracle(str(tmp_path / "a.npz"))
+    device_cuda._oracle.clear()
+    device_cuda.load_oracle(str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(device_cuda._oracle["resnet50", 2], np.arange(6.0).reshape(2, 3))
+
+
+def test_the_one_command_is_a_shell_script(tmp_path: Path) -> None:
+    """Without a GPU its parts say so, and the script goes on to its summary."""
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu" / "run_all.sh"
+    environment = {**os.environ, "PARTS": "facts memcheck", "PYTHON": sys.executable, "SITE": str(tmp_path)}
+    done = subprocess.run([script, tmp_path / "out"], env=environment, capture_output=True, text=True, timeout=120)
+    assert "Summary" in done.stdout
+    assert "facts" in (tmp_path / "out" / "log.txt").read_text()

@@ -2,7 +2,8 @@
 
     python -m fastconv.benchmarks.gpu.table --json FILE --report FILE.md
 
-Medians of CUDA events, ours and PyTorch's in one process. A row that fails is reported and costs the others nothing.
+Medians of CUDA events, ours and PyTorch's in one process for each row. A row that fails or hangs costs the others
+nothing: it is stopped, and where it needs kernels of wgmma it is run once more without them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import fastconv
 from .. import device_cuda as gpu
 from .. import machine, peers
 from ..unit import worst_error
+from .isolated import call_isolated
 
 #: Name, number form, batch, milliseconds to reach, share of PyTorch's speed to reach (0: none asked), PyTorch's peer.
 NETWORKS: tuple[tuple[str, str, int, float, float, str], ...] = (
@@ -35,17 +37,31 @@ NETWORKS: tuple[tuple[str, str, int, float, float, str], ...] = (
 )
 #: Per cent of our own copy's speed that an op which only moves bytes should reach.
 REACH_PERCENT = 85.0
+#: Seconds that one row may take, the start of its process and PyTorch's search included.
+ROW_SECONDS, MOVING_SECONDS = 40.0, 40.0
 Row = dict[str, Any]
 
 
-def network_row(name: str, form: str, batch: int, reach_ms: float, share: float, peer_name: str) -> Row:
+def without(word: str) -> list[str]:
+    """Every convolution kernel that runs here, best first, but for those whose name has `word`."""
+    rows = [k for k in fastconv.kernels("conv2d") if k["device"] == "cuda" and k["supported"]]
+    return [name for name in dict.fromkeys(str(k["driver"]) for k in rows) if word not in name]
+
+
+def network_row(
+    name: str, form: str, batch: int, reach_ms: float, share: float, peer_name: str, avoid: str = ""
+) -> Row:
     state, x, expected = gpu.network_inputs("resnet50", batch)
+    algorithm: Any = without(avoid) if avoid else "auto"
     dtype, compute = gpu.FORMS[form]
     row: Row = {"name": f"ResNet-50, {name}", "form": form, "batch": batch, "reach_ms": reach_ms, "reach_share": share}
+    row["avoided"] = avoid
     for layout in ("NHWC", "NCHW"):
         order = (0, 2, 3, 1) if layout == "NHWC" else (0, 1, 2, 3)
         own = fastconv.cuda.asarray(np.ascontiguousarray(x.transpose(order)), dtype)
-        net = fastconv.models.resnet50(state, layout=layout, device="cuda", dtype=dtype, compute=compute)
+        net = fastconv.models.resnet50(
+            state, layout=layout, algorithm=algorithm, device="cuda", dtype=dtype, compute=compute
+        )
         samples, logits = gpu.time_network(net, own)
         row[layout] = {
             "median_ms": statistics.median(samples), "samples_ms": samples,
@@ -141,20 +157,26 @@ def measured(save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "environment": machine.environment(), "gpu": gpu.device_facts(), "networks": [], "moving": [], "failed": [],
     }  # fmt: skip
-    for row in NETWORKS:
-        began = time.perf_counter()
-        try:
-            data["networks"].append(network_row(*row))
-        except Exception as error:
-            traceback.print_exc()
-            data["failed"].append(f"ResNet-50, {row[0]}: {type(error).__name__}: {error}")
-        print(f"{row[0]}: {time.perf_counter() - began:.1f} s", flush=True)
-        save(data)
-    try:
-        data["moving"] = moving_rows(float(data["gpu"]["copy_bandwidth"]))
-    except Exception as error:
-        traceback.print_exc()
-        data["failed"].append(f"ops that move bytes: {type(error).__name__}: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        oracle_file = str(Path(folder) / "logits.npz")
+        for batch in {1, 32}:
+            gpu.network_inputs("resnet50", batch)
+        gpu.save_oracle(oracle_file)  # once for all rows
+        for number, (name, form, *_) in enumerate(NETWORKS):
+            began = time.perf_counter()
+            for avoid in ("", "wgmma") if form in ("bfloat16", "float16") else ("",):
+                arguments = ["--row", str(number), "--oracle", oracle_file, "--avoid", avoid]
+                row, why = call_isolated("table", arguments, ROW_SECONDS)
+                if row is not None:
+                    data["networks"].append(row)
+                    break
+                data["failed"].append(f"ResNet-50, {name}{', without ' + avoid if avoid else ''}: {why}")
+            print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+            save(data)
+    moving, why = call_isolated("table", ["--moving", str(data["gpu"]["copy_bandwidth"])], MOVING_SECONDS)
+    data["moving"] = moving or []
+    if moving is None:
+        data["failed"].append(f"ops that move bytes: {why}")
     save(data)
     return data
 
@@ -174,8 +196,9 @@ def markdown(data: dict[str, Any]) -> str:
         error = max(row[layout]["relative_l2"] for layout in ("NHWC", "NCHW"))
         if row["form"] == "3xtf32":
             done = done and error <= 2e-6
+        name = row["name"] + (f" (without {row['avoided']})" if row.get("avoided") else "")
         lines.append(
-            f"| {row['name']} | {row['NHWC']['median_ms']:.3f} | {row['NCHW']['median_ms']:.3f} "
+            f"| {name} | {row['NHWC']['median_ms']:.3f} | {row['NCHW']['median_ms']:.3f} "
             f"| {row['reach_ms']:g} | "
             f"{format(peer['median_ms'], '.3f') if peer else row.get('peer_missing', '')} | "
             f"{format(share, '.2f') if share else ''} | {row['reach_share'] or ''} | {error:.1e} | "
@@ -201,9 +224,21 @@ def markdown(data: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The GPU's table.")
-    parser.add_argument("--json", required=True)
-    parser.add_argument("--report", required=True)
+    parser.add_argument("--json")
+    parser.add_argument("--report")
+    for flag in ("--row", "--oracle", "--avoid", "--moving", "--answer"):  # a part of it, in a process of its own
+        parser.add_argument(flag, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.answer:
+        if options.moving:
+            answer: Any = moving_rows(float(options.moving))
+        else:
+            gpu.load_oracle(options.oracle)
+            answer = network_row(*NETWORKS[int(options.row)], avoid=options.avoid or "")
+        Path(options.answer).write_text(json.dumps(answer), encoding="utf-8")
+        return 0
+    if not (options.json and options.report):
+        parser.error("--json and --report are required")
 
     def save(data: dict[str, Any]) -> None:
         Path(options.json).write_text(json.dumps(data, default=str), encoding="utf-8")
