@@ -6,6 +6,8 @@ Run the long sweeps too:              pytest --run-slow
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A kernel that breaks its context breaks it for the whole process: under xdist another takes its place."""
+    module = sys.modules.get("fastconv._cuda")
+    if module is None or "PYTEST_XDIST_WORKER" not in os.environ or item.get_closest_marker("gpu") is None:
+        return
+    try:
+        module.synchronize(0)
+    except RuntimeError:
+        os._exit(1)
 
 
 @pytest.fixture(params=TESTED_LEVELS)

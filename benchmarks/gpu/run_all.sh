@@ -76,10 +76,17 @@ build() {
 
 # gpu_tests EXPRESSION: the tests marked gpu that it names. Several processes, so that one whose kernel destroys its context costs few others.
 gpu_tests() {
-  local options=(-m gpu -q -p no:cacheprovider --no-header -k "$1")
+  local options=(-m gpu -q -rfE -p no:cacheprovider --no-header -k "$1") status
   "$python" -c 'import xdist' 2> /dev/null && options+=(-n 6 --dist loadfile)
   "$python" -c 'import pytest_timeout' 2> /dev/null && options+=(--timeout 25 --timeout-method thread)
-  "$python" -m pytest "${options[@]}" tests
+  "$python" -m pytest "${options[@]}" tests 2>&1 | tee "$work/tests"
+  status=$?
+  # Nothing failed, but nothing ran either: no GPU, or no such tests.
+  if [[ $status == 5 ]] || { [[ $status == 0 ]] && ! grep -q ' passed' "$work/tests"; }; then
+    "$python" -c 'import fastconv; print(fastconv.cuda.why_unavailable() or "no test of that name")'
+    return 77
+  fi
+  return $status
 }
 
 # sanitized TOOL: the small cases of every kernel under compute-sanitizer.
@@ -96,8 +103,8 @@ export python root site work
 # 590 s in all, were each part to take all of its time.
 part facts 10 bash -c facts
 part build 185 bash -c build
-part tests 100 bash -c 'gpu_tests "not wgmma"'
-part hopper 35 bash -c 'gpu_tests wgmma'
+part tests 100 bash -o pipefail -c 'gpu_tests "not wgmma"'
+part hopper 35 bash -o pipefail -c 'gpu_tests wgmma'
 LINES_SHOWN=60 part table 135 "$python" -m fastconv.benchmarks.gpu.table --json "$out/table.json" --report "$out/table.md"
 LINES_SHOWN=60 part steps 45 "$python" -m fastconv.benchmarks.gpu.steps --json "$out/steps.json"
 part memcheck 40 bash -c 'sanitized memcheck'
