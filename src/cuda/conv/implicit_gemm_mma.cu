@@ -9,7 +9,7 @@
 // multiples of them, else single ones.
 // Split K: each part's blocks write bare sums, which a second kernel adds in order: runs repeat bit for bit.
 // Numerics: products exact, summed in float32 by the tensor core, which rounds towards zero. 3xtf32: float32 values as sums of two tf32,
-// three products; each step's 16 are summed alone and added on the CUDA cores, else the rounding would cost 4e-5 at K = 4608. An
+// three products; each step's 16 are summed alone and added on the CUDA cores, else the rounding would cost 4e-5 at K = 4608 (simulated). An
 // infinite operand gives NaN there.
 // Measured: not measured.
 // Reference: PTX ISA (mma.sync, ldmatrix, cp.async); Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores", 2022.
