@@ -90,8 +90,17 @@ void adaptive_avg_pool2d(const Shape& shape, const View& input, const View& out,
   run_plain(adaptive_avg_pool2d_problem(shape, output_size, parse_layout(layout, "layout")), input, out, cuda_stream);
 }
 
-void relu(const View& input, const View& out, uintptr_t cuda_stream) {
-  run_plain(relu_problem(input.shape), input, out, cuda_stream);
+// max(input + residual, 0); no public op has the residual yet.
+void relu(const View& input, const View& out, uintptr_t cuda_stream, const View* residual) {
+  Call call;
+  call.task.problem = relu_problem(input.shape);
+  call.task.problem.residual = residual != nullptr;
+  call.task.dtype = dtype_of(input, "input");
+  call.src = &input, call.dst = &out, call.residual = residual;
+  if (residual) require_shape(*residual, input.shape, "residual");
+  require_writable(out, "out");
+  const py::gil_scoped_release unlocked;
+  execute(call, stream_of(cuda_stream));
 }
 
 void softmax(const View& input, const View& out, int64_t dim, uintptr_t cuda_stream) {
@@ -131,7 +140,7 @@ void add_ops(py::module_& m) {
         "count_include_pad"_a, "divisor_override"_a, "layout"_a, "cuda_stream"_a);
   m.def("adaptive_avg_pool2d", adaptive_avg_pool2d, "shape"_a, "input"_a, "out"_a, "output_size"_a, "layout"_a,
         "cuda_stream"_a);
-  m.def("relu", relu, "input"_a, "out"_a, "cuda_stream"_a);
+  m.def("relu", relu, "input"_a, "out"_a, "cuda_stream"_a, "residual"_a.none(true) = py::none());
   m.def("softmax", softmax, "input"_a, "out"_a, "dim"_a, "cuda_stream"_a);
   m.def("batch_norm", batch_norm, "shape"_a, "input"_a, "running_mean"_a, "running_var"_a, "weight"_a.none(true),
         "bias"_a.none(true), "eps"_a, "out"_a, "layout"_a, "cuda_stream"_a);

@@ -62,7 +62,11 @@ def cpu_conv_kernels() -> list[dict[str, Any]]:
 
 def forced_name(row: dict[str, Any]) -> str:
     """What `algorithm=` must say to reach the row: its driver's name where several drivers share the algorithm's."""
-    drivers = {other["driver"] for other in fc.kernels(row["op"]) if other["algorithm"] == row["algorithm"]}
+    drivers = {
+        other["driver"]
+        for other in fc.kernels(row["op"])
+        if (other["algorithm"], other["device"]) == (row["algorithm"], row["device"])
+    }
     return str(row["driver"] if len(drivers) > 1 else row["algorithm"])
 
 

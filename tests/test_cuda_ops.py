@@ -12,6 +12,7 @@ import fastconv as fc
 import reference as ref
 from cases import POOL_CASES, PoolCase, case_id
 from cuda_backend import DTYPES, empty, get, put, rounded, strided
+from fastconv.cuda import _backend
 from helpers import F32, integers
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -51,6 +52,16 @@ def test_relu(rng: np.random.Generator, dtype: str, elements: int, misaligned: b
     out = empty(x.shape, dtype, misaligned=misaligned)
     assert fc.relu(put(x, dtype, misaligned=misaligned), out=out) is out
     assert_same(out, ref.relu(x), dtype)
+
+
+@pytest.mark.parametrize("misaligned", [False, True], ids=["aligned", "misaligned"])
+def test_relu_of_a_sum(rng: np.random.Generator, dtype: str, misaligned: bool) -> None:
+    x, residual = (normal(rng, (3, 347), dtype) for _ in range(2))
+    residual[1, 5] = np.nan
+    out = empty(x.shape, dtype, misaligned=misaligned)
+    views = [a._view for a in (put(x, dtype), out, put(residual, dtype))]
+    _backend.backend().relu(views[0], views[1], 0, views[2])
+    assert_same(out, ref.relu(x.astype(np.float64) + residual), dtype)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 4, 4), (1, 24, 5, 5), (3, 5, 7, 3), (2, 3, 1, 1), (1, 640, 3, 2)])
@@ -112,8 +123,6 @@ def test_dtypes_are_rounded_to_nearest_even(rng: np.random.Generator, dtype: str
 
 def cast(x: F32, dtype: str, target: str) -> Any:
     """A copy in another dtype, by the module's own copy."""
-    from fastconv.cuda import _backend
-
     src, dst = put(x, dtype), empty(x.shape, target)
     _backend.backend().copy(src._view, dst._view, 0)
     return dst
@@ -126,13 +135,15 @@ STRIDED = [
     ((2, 3, 4), (0, 4, 1), 0),  # the same rows twice
     ((2, 2, 2, 2, 2, 2, 2, 2), (1, 2, 4, 8, 16, 32, 64, 128), 0),
     ((3, 40, 33), (1, 99, 3), 0),  # NHWC seen as NCHW
+    ((2, 5, 33, 31), (5 * 31 * 33, 1, 5, 5 * 33), 0),  # two tiles that are not whole, an axis beside them
+    ((65, 3), (1, 70), 1),
 ]
 
 
 @pytest.mark.parametrize("case", STRIDED, ids=lambda case: "x".join(map(str, case[0])))
 def test_any_strides_of_input(rng: np.random.Generator, dtype: str, case: Any) -> None:
     shape, strides, first = case
-    whole = normal(rng, (4096,), dtype)
+    whole = normal(rng, (12000,), dtype)
     expected = np.lib.stride_tricks.as_strided(whole[first:], shape, [4 * s for s in strides])
     assert_same(fc.relu(strided(put(whole, dtype), shape, strides, first)), ref.relu(expected), dtype)
 
@@ -162,6 +173,18 @@ def test_max_pool(case: PoolCase, dtype: str, layout: str, rng: np.random.Genera
         got, where = fc.max_pool2d(put(x, dtype), *arguments, return_indices=True, layout=layout)
         assert_same(got, values, dtype)
         np.testing.assert_array_equal(where.numpy(), indices)
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 24])
+@pytest.mark.parametrize("rows", [(1, 1), (2, 0), (3, 1)], ids=["step1", "step2", "step3"])
+def test_max_pool_by_rows(width: int, rows: tuple[int, int], dtype: str, layout: str, rng: np.random.Generator) -> None:
+    """3x3 with columns in steps of two, rows of whole vectors; misaligned, where they are not."""
+    x = image(rng, layout, 2, 5, 7, width)
+    x[rng.random(x.shape) < 0.02] = np.nan
+    arguments = (3, (rows[0], 2), ((rows[1], 1), (1, 0)))
+    expected = ref.max_pool2d(x, *arguments, layout=layout)[0]
+    assert_same(fc.max_pool2d(put(x, dtype), *arguments, layout=layout), expected, dtype)
+    assert_same(fc.max_pool2d(put(x, dtype, misaligned=True), *arguments, layout=layout), expected, dtype)
 
 
 @pytest.mark.parametrize("channels", [16, 19])

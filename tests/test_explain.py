@@ -32,6 +32,8 @@ fc.conv2d(x, w, padding=1)
 """
 
 
+OTHER_KERNELS = [row for row in fc.kernels() if row["op"] != "conv2d" and row["device"] == "cpu"]
+
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
@@ -42,7 +44,10 @@ def test_kernels_rows() -> None:
         assert {"op", "name", "device", "algorithm", "dtype", "isa", "supported", "reason"} <= set(row)
         assert isinstance(row["supported"], bool)
         assert row["supported"] or row["reason"], "what is not supported says why"
-        assert row["device"] == "cpu" and row["dtype"] == "float32"
+        if row["device"] == "cpu":
+            assert row["dtype"] == "float32"
+        else:
+            assert row["device"] == "cuda" and row["isa"].startswith("sm_")
     distinct = {(row["op"], row["name"], row["device"], row["dtype"], row["isa"]) for row in rows}
     assert len(distinct) == len(rows), "a row is named by op, name, device, dtype and isa"
 
@@ -69,7 +74,7 @@ def test_capping_the_level_withdraws_kernels() -> None:
     if missing_level("avx2"):
         pytest.skip(str(missing_level("avx2")))
     with max_isa("scalar"):
-        for row in fc.kernels():
+        for row in [row for row in fc.kernels() if row["device"] == "cpu"]:
             assert row["supported"] == (row["isa"] == "scalar"), row
             assert row["supported"] or "scalar" in row["reason"] or row["isa"] in row["reason"], row
     assert any(row["isa"] == "avx2" and row["supported"] for row in fc.kernels())
@@ -308,7 +313,7 @@ for layout, channels, size in itertools.product(("NCHW", "NHWC"), (1, 7, 16, 37)
 """
 
 
-@pytest.mark.parametrize("kernel", [row for row in fc.kernels() if row["op"] != "conv2d"], ids=lambda r: kernel_id(r))
+@pytest.mark.parametrize("kernel", OTHER_KERNELS, ids=lambda r: kernel_id(r))
 def test_every_row_of_the_other_ops(kernel: dict[str, Any]) -> None:
     """Forced by the environment, in a process of its own; conv2d's rows have tests of their own."""
     if not kernel["supported"]:

@@ -11,7 +11,7 @@ from helpers import integers
 LEAVES = [
     pytest.param(row["ukernel"], marks=() if row["supported"] else pytest.mark.skip(reason=row["reason"]))
     for row in fc.kernels("conv2d")
-    if row["driver"] == "conv_direct"
+    if row["driver"] == "conv_direct" and row["device"] == "cpu"
 ]
 
 

@@ -384,10 +384,10 @@ class Linear(_Layer):
         if self._device == "cuda":
             job = self._cuda.job(x, stream, out=out)
             rows = self._rows(job.shape, "input")
-            target = job.output((*job.shape[:-1], self._weight.shape[0]), out)
-            self._cuda.conv2d(job, (rows, 1, 1, self._weight.shape[1]), self._packed, None, target, _ROWS)
+            written = job.output((*job.shape[:-1], self._weight.shape[0]), out)
+            self._cuda.conv2d(job, (rows, 1, 1, self._weight.shape[1]), self._packed, None, written, _ROWS)
             self._last_cuda = (rows,)
-            return job.finish(target)
+            return job.finish(written)
         self._refuse_stream(stream)
         view, wrap = as_view(x, "input")
         rows = self._rows(view.shape, "input")

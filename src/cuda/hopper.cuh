@@ -96,6 +96,11 @@ __device__ inline void load_im2col(uint32_t to, const CUtensorMap* map, uint32_t
       : "memory");
 }
 
+// The line of 128 bytes around an address, into the second-level cache.
+__device__ inline void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address));
+}
+
 // --- products of a warpgroup ---
 
 // Before the first product of a batch: registers and shared memory written so far are seen by it.

@@ -8,6 +8,7 @@
 
 #include "cuda/algorithm.h"
 #include "cuda/conv/gather.cuh"
+#include "cuda/tile.cuh"
 
 namespace fastconv::cuda {
 
@@ -19,12 +20,10 @@ struct Pool {
   int outputs;  // vectors of them
 };
 
-constexpr int64_t kPoolElements = int64_t{1} << 30;  // of one launch's larger side
-
 inline const char* pool_refuses(const Task& task, const DeviceLimits&) {
   const Problem& p = task.problem;
   const auto d = [](int64_t v) { return static_cast<double>(v); };
-  const double limit = static_cast<double>(kPoolElements);
+  const double limit = static_cast<double>(int64_t{1} << 30);
   const double rows = d(p.ih) + d(p.pt) + d(p.pb) + d(p.dh) * d(p.kh),
                columns = d(p.iw) + d(p.pl) + d(p.pr) + d(p.dw) * d(p.kw);
   if (rows * columns > limit || d(p.ic) * d(p.ih) * d(p.iw) > limit || d(p.ic) * d(p.oh) * d(p.ow) > limit ||
@@ -37,7 +36,7 @@ inline const char* pool_refuses(const Task& task, const DeviceLimits&) {
 template <class F>
 void for_image_ranges(const Problem& p, int width, F&& f) {
   const int64_t per_image = std::max(p.ic * p.ih * p.iw, p.ic * p.oh * p.ow);
-  const int64_t images = std::min(p.n, kPoolElements / per_image);
+  const int64_t images = std::clamp<int64_t>(kLaunchElements / per_image, 1, p.n);
   const auto i = [](int64_t v) { return static_cast<int>(v); };
   const bool nhwc = p.layout == Layout::nhwc;
   Pool g{};

@@ -121,7 +121,7 @@ template <class T>
 void run_as(const Problem& p, const T* src, T* dst, cudaStream_t stream) {
   const int64_t outer = p.n, length = p.ic, inner = p.iw;
   if (inner > 1) {
-    const int64_t rows = std::min(outer, kMaxColumns / inner);
+    const int64_t rows = std::clamp<int64_t>(kLaunchElements / inner, 1, outer);
     for (int64_t done = 0; done < outer; done += rows) {
       const int64_t columns = std::min(rows, outer - done) * inner, at = done * length * inner;
       launch(softmax_column<T>, dim3(blocks_for(columns, kThreads)), dim3(kThreads), 0, stream, src + at, dst + at,

@@ -97,6 +97,25 @@ __device__ inline float relu_keeping_nan(float v) {
   return v < 0.0f ? 0.0f : v;
 }
 
+// Element by element, NaN kept; 16-bit ones two at a time.
+template <class T, int count>
+__device__ inline Vector<T, count> max_of(const Vector<T, count>& a, const Vector<T, count>& b) {
+  Vector<T, count> m;
+  if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) m.value[i] = max_keeping_nan(a.value[i], b.value[i]);
+  } else if constexpr (count == 1) {
+    m.value[0] = __hmax_nan(a.value[0], b.value[0]);
+  } else {
+    using Two = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+#pragma unroll
+    for (int i = 0; i < count; i += 2)
+      *reinterpret_cast<Two*>(m.value + i) =
+          __hmax2_nan(*reinterpret_cast<const Two*>(a.value + i), *reinterpret_cast<const Two*>(b.value + i));
+  }
+  return m;
+}
+
 // Over the warp, in every lane the same bits. All lanes must come.
 __device__ inline float warp_sum(float v) {
 #pragma unroll
@@ -116,6 +135,14 @@ __device__ inline int64_t grid_thread() {
 __device__ inline int64_t grid_threads() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
+
+// Elements that one launch takes where numbers have 31 bits; the rest goes into further launches. Few on the host, so that tests of small
+// arrays split them.
+#ifdef FASTCONV_CUDA_ON_CPU
+constexpr int64_t kLaunchElements = 2000;
+#else
+constexpr int64_t kLaunchElements = int64_t{1} << 30;
+#endif
 
 // Calls f with a value of the type that stores `dtype`.
 template <class F>

@@ -38,3 +38,11 @@ inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 h) {
 inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
   return __nv_bfloat16::of_bits(bits);
 }
+// The larger; NaN when either is.
+inline __nv_bfloat16 __hmax_nan(__nv_bfloat16 a, __nv_bfloat16 b) {
+  const float x = a, y = b;
+  return x != x || y != y ? __nv_bfloat16::of_bits(0x7FFF) : x < y ? b : a;
+}
+inline __nv_bfloat162 __hmax2_nan(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {__hmax_nan(a.x, b.x), __hmax_nan(a.y, b.y)};
+}

@@ -40,3 +40,11 @@ inline unsigned short __half_as_ushort(__half h) {
 inline __half __ushort_as_half(unsigned short bits) {
   return __half::of_bits(bits);
 }
+// The larger; NaN when either is.
+inline __half __hmax_nan(__half a, __half b) {
+  const float x = a, y = b;
+  return x != x || y != y ? __half::of_bits(0x7FFF) : x < y ? b : a;
+}
+inline __half2 __hmax2_nan(__half2 a, __half2 b) {
+  return {__hmax_nan(a.x, b.x), __hmax_nan(a.y, b.y)};
+}

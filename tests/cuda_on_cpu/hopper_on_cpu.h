@@ -30,6 +30,8 @@ inline void prefetch_map(const CUtensorMap*) {}
 void load_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, int x, int y);
 void load_im2col(uint32_t to, const CUtensorMap* map, uint32_t barrier, int c, int w, int h, int n, int s, int r);
 
+inline void prefetch_line(const void*) {}
+
 enum class Half : uint8_t { bf16, f16 };
 void products_begin();
 void enqueue_product(float* d, int n, uint64_t a, uint64_t b, Half type);

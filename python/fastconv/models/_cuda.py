@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class DeviceNet:
         dtype = self._dtype if dtype is None else dtype
         device = self._core.current_device() if device is None else device
         build: Callable[[], Any] = lambda: self._build(shape, dtype, device)  # noqa: E731
-        found: Any = self._programs.get((shape, dtype, device), build).program
+        found: DeviceProgram = cast(Any, self._programs.get((shape, dtype, device), build).program)
         return found
 
     def _build(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:

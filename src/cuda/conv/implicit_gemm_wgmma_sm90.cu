@@ -72,6 +72,19 @@ __device__ inline void transpose_quad(float (&v)[4][2], int q) {
   }
 }
 
+// A tile's residual, on its way while the tile before is worked on: in the stores its latency would show 8 rows at a time.
+template <class T, int n>
+__device__ inline void prefetch_residual(const WgmmaConv& g, const WgmmaTile& t, int tile, int group,
+                                         const T* residual) {
+  if (residual == nullptr || tile >= g.tiles) return;
+  constexpr int lines = n < 64 ? 1 : n / 64;  // of a row: 64 channels each
+  const TileOrigin origin = tile_origin(g, t, tile);
+  for (int i = threadIdx.x % 128; i < 64 * lines; i += 128) {
+    const int row = origin.pixel + group * 64 + i / lines, c = origin.channel + i % lines * 64;
+    if (row < g.pixels && c < g.oc) hopper::prefetch_line(residual + static_cast<int64_t>(row) * g.oc + c);
+  }
+}
+
 // A warpgroup's 64 rows of a tile from the registers to dst: a warp stores 8 rows of 64 bytes at a time.
 template <class T, int n>
 __device__ inline void store_tile(const float (&sum)[n / 2], const WgmmaConv& g, int pixel, int channel,
@@ -205,7 +218,9 @@ __global__ void __launch_bounds__(wgmma_threads(kWgmmaTiles[variant]), kWgmmaTil
   } else {
     const int group = warp / 4;
     hopper::wait_for_grid_before();
+    prefetch_residual<T, t.n>(g, t, first_tile, group, residual);
     for (int tile = first_tile; tile < g.tiles; tile += tile_step) {
+      prefetch_residual<T, t.n>(g, t, tile + tile_step, group, residual);
       float sum[t.n / 2];
 #pragma unroll
       for (int i = 0; i < t.n / 2; ++i) sum[i] = 0;

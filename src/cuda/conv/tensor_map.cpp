@@ -26,8 +26,9 @@ bool too_large(const Problem& p) {
   const auto d = [](int64_t v) { return static_cast<double>(v); };
   const double limit = 2147483648.0 - 1024, pixels = d(p.n) * d(p.oh) * d(p.ow);
   const double reduction = d(packed_channels(p)) * d(p.kh) * d(p.kw);
-  return pixels > limit || d(p.n) * d(p.ih) * d(p.iw) > limit || reduction > limit || d(p.oc) > limit ||
-         d(p.ic) * d(p.ih) * d(p.iw) * 2 > 1099511627776.0 - 16 || reduction * 2 > 1099511627776.0 - 16;
+  return pixels > limit || pixels * d(p.oc) > 137438953472.0 || d(p.n) * d(p.ih) * d(p.iw) > limit ||
+         reduction > limit || d(p.oc) > limit || d(p.ic) * d(p.ih) * d(p.iw) * 2 > 1099511627776.0 - 16 ||
+         reduction * 2 > 1099511627776.0 - 16;
 }
 
 }  // namespace
