@@ -33,7 +33,9 @@ struct GemmPanel {
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null
   const float* bias;      // n values; or null
-  float* partial;         // [outer * inner][nr]: sums between parts of K; unused when first && last
+  const float*
+      row_bias;    // one value a pixel, where pixels are the rows of another matrix; or null. Only with c_col == 1
+  float* partial;  // [outer * inner][nr]: sums between parts of K; unused when first && last
   int64_t outer, inner;
   const GemmFetch* fetch;  // what is wanted soon: one entry a register tile, as far as they go
   int64_t fetches;

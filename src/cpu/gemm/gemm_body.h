@@ -90,6 +90,7 @@ struct Gemm {
         for (int i = 0; i < MR; ++i) {
           const int64_t at_c = (i < kHalf ? at.c0 + i * g.c_row : at.c1 + (i - kHalf) * g.c_row) + v * simd::kLanes;
           F y = simd::add(acc[i][v], bias);
+          if (g.row_bias) y = simd::add(y, simd::set1(g.row_bias[i < kHalf ? at.p0 + i : at.p1 + i - kHalf]));
           if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
           if (g.relu) y = simd::relu(y);
           if (full) {
