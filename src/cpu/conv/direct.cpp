@@ -35,6 +35,16 @@ struct Band {
   int64_t elements() const { return rows * row; }
 };
 
+// NHWC: neighbouring output pixels read values a multiple of 4 KiB apart, so that the rows of a register tile would share one set of a
+// first-level cache. The band then keeps its pixels further apart.
+bool collides(const Problem& p) {
+  return p.layout == Layout::nhwc && p.padded() && p.icg() * p.sw % 1024 == 0;
+}
+
+bool uses_band(const Problem& p) {
+  return p.padded() || p.layout == Layout::nchw;
+}
+
 Band band_of(const Problem& p, int64_t out_rows) {
   Band b;
   b.row_step = p.kh == 1 ? p.sh : 1;
@@ -44,15 +54,11 @@ Band band_of(const Problem& p, int64_t out_rows) {
   b.rows = (out_rows - 1) * b.sh + p.dh * (p.kh - 1) + 1;
   b.width = (p.ow - 1) * b.sw + p.dw * (p.kw - 1) + 1;
   if (p.layout == Layout::nhwc) {
-    b.pixel = p.icg(), b.channel = 1, b.row = b.width * b.pixel;
+    b.pixel = collides(p) ? odd_lines(p.icg()) : p.icg(), b.channel = 1, b.row = b.width * b.pixel;
   } else {
     b.pixel = 1, b.channel = b.width, b.row = b.width * p.icg();
   }
   return b;
-}
-
-bool uses_band(const Problem& p) {
-  return p.padded() || p.layout == Layout::nchw;
 }
 
 // band_of(...).elements in floating point: absurd paddings and dilations must not overflow while they are being judged.
@@ -74,7 +80,8 @@ void configure(Plan& plan, const Machine& machine) {
   Blocking& b = plan.blocking;
   b.flat = is_flat(p);
   if (p.layout == Layout::nhwc) {
-    const bool taps_adjoin = p.kw == 1 || (p.dw == 1 && p.groups == 1);  // a kernel row is one run of kw * ic values
+    // A kernel row is one run of kw * ic values.
+    const bool taps_adjoin = p.kw == 1 || (p.dw == 1 && p.groups == 1 && !collides(p));
     b.segs = taps_adjoin ? p.kh : p.kh * p.kw;
     b.seg_k = taps_adjoin ? p.kw * p.icg() : p.icg();
   } else {
@@ -127,15 +134,15 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
       move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg,
                        band.width, x_begin, x_end);
     } else {
-      std::memset(row, 0, x_begin * icg * sizeof(float));
+      std::memset(row, 0, x_begin * band.pixel * sizeof(float));
       const float* src = image + (y * p.iw + x_first) * p.ic + c0;
-      if (icg == p.ic) {
+      if (band.pixel == p.ic) {
         std::memcpy(row + x_begin * icg, src, (x_end - x_begin) * icg * sizeof(float));
       } else {
-        for (int64_t x = x_begin; x < x_end; ++x)
-          std::memcpy(row + x * icg, src + (x - x_begin) * p.ic, icg * sizeof(float));
+        for (int64_t x = x_begin; x < x_end; ++x, src += p.ic)
+          std::memcpy(row + x * band.pixel, src, icg * sizeof(float));
       }
-      std::memset(row + x_end * icg, 0, (band.width - x_end) * icg * sizeof(float));
+      std::memset(row + x_end * band.pixel, 0, (band.width - x_end) * band.pixel * sizeof(float));
     }
   }
 }
