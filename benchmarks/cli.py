@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,7 +248,7 @@ def _measure(
 
     out = sys.stderr if target == "-" else sys.stdout
     status, why = 0, ""
-    with Progress() as progress:
+    with Progress() as progress, _ended_like_interrupted():
         work = make(progress.step, save)
         try:
             work.execute()
@@ -266,6 +269,20 @@ def _measure(
     if status:
         _complain(f"{why}; {len(data['rows'])} rows are kept" + (f" in {target}" if saved else ""))
     return status
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM (a time limit, a shutdown) is a KeyboardInterrupt inside: the file is written only now and then, and what
+    was measured since would be lost."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _settings(args: argparse.Namespace, runner: Any) -> Any:

@@ -26,11 +26,18 @@ __all__ = ["Run", "Settings", "WrongResultError", "selected"]
 
 #: Visits that a layer gets at most; how many are planned before it is known what one costs; and how much of the time
 #: preparing, warming up and evicting may take.
-MAX_VISITS = 40
+MAX_VISITS = 80
 FIRST_PLAN = 8
 OVERHEAD_SHARE = 0.45
-#: Seconds between two writes of the file, at least.
+#: Seconds between two writes of the file, at least; and how many times as long as the last one took: what is written
+#: grows with the samples, and the time is the samples'.
 SAVE_SECONDS = 3.0
+SAVE_PAUSE = 50
+#: A known layer is visited again in every so many passes while others are not known: machines change by the minute, and
+#: samples of a run's first seconds alone would stand for those only. After the first plan, the half of the layers whose
+#: widest rows are narrowest is visited in every second pass.
+KNOWN_EVERY = 3
+NARROW_EVERY = 2
 #: Caps oneDNN (in PyTorch) where only a lower ISA level is measured: peers get the same instructions.
 _ONEDNN_LEVEL = {"scalar": "SSE41", "avx2": "AVX2"}
 
@@ -90,7 +97,7 @@ class Run:
     _libraries: list[peers.Peer] | None = None
     _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
     _kept: list[Kept] = field(default_factory=list)
-    _saved: float = 0.0
+    _save_next: float = 0.0
 
     def execute(self) -> None:
         """Runs everything. WrongResultError stops it; a KeyboardInterrupt passes through; both leave what was
@@ -180,7 +187,7 @@ class Run:
         shuffle = random.Random(2)
         steps, number = FIRST_PLAN * len(units), 0
         for round_number in range(MAX_VISITS):
-            pending = [unit for unit in units if not unit.known()]
+            pending = _due(units, round_number)
             if not pending:
                 break
             left = deadline - time.perf_counter()
@@ -242,9 +249,11 @@ class Run:
         self.save(self.data())
 
     def _save_now_and_then(self) -> None:
-        if time.perf_counter() - self._saved > SAVE_SECONDS:
+        begin = time.perf_counter()
+        if begin >= self._save_next:
             self.save(self.data())
-            self._saved = time.perf_counter()
+            end = time.perf_counter()
+            self._save_next = end + max(SAVE_SECONDS, SAVE_PAUSE * (end - begin))
 
     def data(self) -> dict[str, Any]:
         """The result as the file holds it, see `schema`."""
@@ -263,6 +272,18 @@ class Run:
             "skipped": list(self.skipped),
             "sweep": self.sweep,
         }
+
+
+def _due(units: list[Unit], round_number: int) -> list[Unit]:
+    """The units that a pass visits, none once all are known: those whose rows vary most the most often."""
+    unknown = [unit for unit in units if not unit.known()]
+    if not unknown or round_number % KNOWN_EVERY == 0:
+        return units[:] if unknown else []
+    if round_number < FIRST_PLAN or round_number % NARROW_EVERY == 0:
+        return unknown
+    widths = [unit.width() for unit in unknown]
+    middle = float(np.median(widths))
+    return [unit for unit, width in zip(unknown, widths) if width >= middle]
 
 
 def _often(call: Callable[[], object]) -> Callable[[], None]:

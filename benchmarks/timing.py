@@ -46,9 +46,13 @@ class Series:
     moments: list[float] = field(default_factory=list)  # when (by the visit's clock) each visit was in its middle
     cold: list[float] = field(default_factory=list)  # with evicted weights
 
+    def spread(self) -> float:
+        """Half the median's 95 % interval over the median."""
+        return median_spread(self.samples, self.burst, self.visits)
+
     def known(self, target: float = TARGET_SPREAD) -> bool:
         """Whether more samples would hardly change the median."""
-        return len(self.visits) >= MIN_VISITS and median_spread(self.samples, self.burst, self.visits) <= target
+        return len(self.visits) >= MIN_VISITS and self.spread() <= target
 
 
 @dataclass

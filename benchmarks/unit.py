@@ -106,6 +106,10 @@ class Unit:
     def known(self) -> bool:
         return self.visits > 0 and all(k.series.known() for k in self.kept.values() if k.series.samples)
 
+    def width(self) -> float:
+        """The spread of the row that is known worst."""
+        return max((k.series.spread() for k in self.kept.values() if k.series.samples), default=math.inf)
+
     def visit(self, limit: float) -> None:
         """Prepares (and on the first visit checks) everything, then samples for what is left of `limit` seconds."""
         start = time.perf_counter()

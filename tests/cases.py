@@ -145,6 +145,13 @@ _SHAPES = [
     ConvCase("deep_1x1", 2, 1500, 2, 3, 35, 1, 1),
     ConvCase("batch9", 9, 4, 5, 5, 19, 3, 3, (1, 1), 1),
     ConvCase("batch17_1x1", 17, 20, 1, 1, 33, 1, 1),
+    # pixels whose values collide in the caches of NHWC
+    ConvCase("strided_1024", 1, 1024, 5, 7, 9, 3, 3, (2, 2), 1, bias=True),
+    ConvCase("grouped_1024", 1, 2048, 4, 3, 6, 2, 2, (1, 1), 1, groups=2),
+    # planes that fill vectors of pixels: whole, with a tail, with more inputs than outputs and the other way round
+    ConvCase("planes_whole", 2, 20, 8, 12, 45, 1, 1, bias=True, residual=True, activation="relu"),
+    ConvCase("planes_tail", 1, 33, 31, 31, 15, 1, 1, bias=True),
+    ConvCase("planes_wide", 3, 7, 16, 16, 33, 1, 1, residual=True),
 ]
 
 _EPILOGUES = [

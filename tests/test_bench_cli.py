@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -145,14 +146,18 @@ def test_wrong_result_on_the_command_line(monkeypatch: pytest.MonkeyPatch, capsy
     assert not schema.load(path)["complete"]
 
 
-def test_interrupted_run_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_keeps_what_it_has(
+    end: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    before = signal.getsignal(end)
     real = timing.Sampler.visit
     calls = [0]
 
     def visit(self: timing.Sampler, *args: Any, **options: Any) -> None:
         calls[0] += 1
         if calls[0] == 3:  # the noise, the first layer, then the second
-            raise KeyboardInterrupt
+            signal.raise_signal(end)
         real(self, *args, **options)
 
     monkeypatch.setattr(timing.Sampler, "visit", visit)
@@ -164,6 +169,7 @@ def test_interrupted_run_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, caps
     assert {row["layer"] for row in data["rows"]} == {"one"} and not data["complete"]
     assert "interrupted" in printed.err and f"{len(data['rows'])} rows are kept in {path}" in printed.err
     assert any("interrupted" in note for note in data["notes"])
+    assert signal.getsignal(end) == before
 
 
 def test_a_missing_peer_is_a_note(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,48 @@ def test_a_run_out_of_time_says_what_it_left_out() -> None:
     assert any("time limit" in note for note in run.notes)
 
 
+class _Visited:
+    """A stand-in for a layer: known after so many visits."""
+
+    def __init__(self, name: str, enough: int) -> None:
+        self.name, self.enough, self.visits, self.share, self.overhead = name, enough, 0, 1.0, 0.001
+
+    def known(self) -> bool:
+        return self.visits >= self.enough
+
+    def width(self) -> float:
+        return 1.0 if self.name == "late" else 0.5
+
+    def visit(self, limit: float) -> None:
+        self.visits += 1
+
+    def drop(self) -> None:
+        pass
+
+
+def test_a_known_layer_is_visited_again_while_others_are_not_known() -> None:
+    """Its samples would stand for the first seconds of the run alone."""
+    soon, late = _Visited("soon", 3), _Visited("late", 21)
+    units: Any = [soon, late]
+    assert runner.Run(_settings())._passes(units, time.perf_counter() + 60.0, 0, 1)
+    assert late.visits == 21 and 3 + 5 <= soon.visits <= 3 + 7
+
+
+def test_a_layer_that_varies_more_is_visited_more_often() -> None:
+    narrow, late = _Visited("narrow", 99), _Visited("late", 24)
+    units: Any = [narrow, late]
+    for number in range(24):
+        for unit in runner._due(units, number):
+            unit.visit(1.0)
+    assert late.visits == 24 and 8 + 8 <= narrow.visits < 8 + 14
+
+
+def test_writing_the_file_takes_little_of_the_time() -> None:
+    run = runner.Run(_settings(), save=lambda data: time.sleep(0.1))
+    run._save_now_and_then()
+    assert run._save_next - time.perf_counter() > 4.0
+
+
 def test_a_missing_peer_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     run = runner.Run(_settings(peers=("openvino",)))
@@ -223,7 +266,6 @@ def test_a_kernel_slowed_by_ten_per_cent_is_called_slower_and_equal_runs_are_the
         if algorithm != "im2col":
             return ready
         import dataclasses
-        import time
 
         ready.call()
         times = []

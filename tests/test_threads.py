@@ -310,6 +310,15 @@ def test_threads_follow_the_affinity_mask() -> None:
     assert 1 <= threads <= cpus, "at most the mask; less where a container's quota is smaller"
 
 
+def test_idle_workers_wait_as_long_on_any_processor() -> None:
+    """A PAUSE takes 10 to 60 ns; the spin count that is set makes 45 us of it, less than the 50 that the contract
+    allows."""
+    spin = pytest.importorskip("fastconv._spin")
+    turn = min(spin.nanoseconds() for _ in range(20))
+    assert 0.1 < turn < 1000
+    assert 10_000 < max(fc._spin_count() for _ in range(20)) * turn < 60_000
+
+
 def test_idle_workers_sleep() -> None:
     """CPU time of the thread other than the caller's, for each call with a pause after it, less that of calls without.
 

@@ -35,6 +35,7 @@ struct Blocking {
   int64_t seg_k = 0;
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
+  bool ahead = false;           // a block's inputs and outputs are fetched while the block before is computed
   int64_t panels = 0;           // packed weight panels per group
 };
 

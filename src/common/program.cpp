@@ -145,7 +145,9 @@ void Program::output(int x) {
   outputs_.push_back(x);
 }
 
-// First fit in the order of the steps: a tensor lives from the step that writes it to the last that reads it.
+// First fit in the order of the steps: a tensor lives from the step that writes it to the last that reads it. A step that is the last to
+// read its residual writes over it: every algorithm reads an element of the residual just before it stores that element of the output,
+// and the sum then lands in lines that are in the cache already instead of asking for new ones.
 void Program::lay_out_arena() {
   std::vector<int> last(tensors_.size(), -1);
   for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
@@ -160,6 +162,13 @@ void Program::lay_out_arena() {
   for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
     Tensor& t = tensors_[steps_[i].dst];
     if (t.home != Tensor::Home::arena) continue;
+    const int over = steps_[i].residual;
+    if (over >= 0 && over != steps_[i].src && last[over] == i && tensors_[over].home == Tensor::Home::arena) {
+      t.place = tensors_[over].place;
+      for (Live& l : live)
+        if (l.begin == t.place) l.until = std::max(last[steps_[i].dst], i);
+      continue;
+    }
     std::erase_if(live, [i](const Live& l) { return l.until < i; });
     std::sort(live.begin(), live.end(), [](const Live& a, const Live& b) { return a.begin < b.begin; });
     const int64_t bytes = round_up(t.bytes, kAlign);

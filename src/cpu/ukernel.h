@@ -18,6 +18,11 @@ enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
 // which covers a plain matrix (segs = 1), an image read in place (a segment a tap) and im2col panels of either order.
 // b is packed [segs * seg_k][nr], zero-padded columns. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
 // c_row == 1 and c_outer == inner stores the tile transposed, rows of pixels (NCHW). The reduction is walked in the order of b.
+struct GemmFetch {
+  const float* at;  // asked for towards the L2: at, at + step, at + 2 * step, ..., one a step of the reduction
+  int64_t step;
+};
+
 struct GemmPanel {
   const float* a;
   int64_t a_outer, a_row, a_k;
@@ -28,9 +33,12 @@ struct GemmPanel {
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null
   const float* bias;      // n values; or null
-  float* partial;         // [outer * inner][nr]: sums between parts of K; unused when first && last
+  const float*
+      row_bias;    // one value a pixel, where pixels are the rows of another matrix; or null. Only with c_col == 1
+  float* partial;  // [outer * inner][nr]: sums between parts of K; unused when first && last
   int64_t outer, inner;
-  const float* b_next;  // the panel that comes after, fetched towards L2 meanwhile; or null
+  const GemmFetch* fetch;  // what is wanted soon: one entry a register tile, as far as they go
+  int64_t fetches;
   int64_t n;            // columns in use, 1..nr
   int32_t first, last;  // first and last part of K
   int32_t relu;

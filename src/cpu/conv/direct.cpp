@@ -35,6 +35,16 @@ struct Band {
   int64_t elements() const { return rows * row; }
 };
 
+// NHWC: neighbouring output pixels read values a multiple of 4 KiB apart, so that the rows of a register tile would share one set of a
+// first-level cache. The band then keeps its pixels further apart.
+bool collides(const Problem& p) {
+  return p.layout == Layout::nhwc && p.padded() && p.icg() * p.sw % 1024 == 0;
+}
+
+bool uses_band(const Problem& p) {
+  return p.padded() || p.layout == Layout::nchw;
+}
+
 Band band_of(const Problem& p, int64_t out_rows) {
   Band b;
   b.row_step = p.kh == 1 ? p.sh : 1;
@@ -44,15 +54,11 @@ Band band_of(const Problem& p, int64_t out_rows) {
   b.rows = (out_rows - 1) * b.sh + p.dh * (p.kh - 1) + 1;
   b.width = (p.ow - 1) * b.sw + p.dw * (p.kw - 1) + 1;
   if (p.layout == Layout::nhwc) {
-    b.pixel = p.icg(), b.channel = 1, b.row = b.width * b.pixel;
+    b.pixel = collides(p) ? odd_lines(p.icg()) : p.icg(), b.channel = 1, b.row = b.width * b.pixel;
   } else {
     b.pixel = 1, b.channel = b.width, b.row = b.width * p.icg();
   }
   return b;
-}
-
-bool uses_band(const Problem& p) {
-  return p.padded() || p.layout == Layout::nchw;
 }
 
 // band_of(...).elements in floating point: absurd paddings and dilations must not overflow while they are being judged.
@@ -74,7 +80,8 @@ void configure(Plan& plan, const Machine& machine) {
   Blocking& b = plan.blocking;
   b.flat = is_flat(p);
   if (p.layout == Layout::nhwc) {
-    const bool taps_adjoin = p.kw == 1 || (p.dw == 1 && p.groups == 1);  // a kernel row is one run of kw * ic values
+    // A kernel row is one run of kw * ic values.
+    const bool taps_adjoin = p.kw == 1 || (p.dw == 1 && p.groups == 1 && !collides(p));
     b.segs = taps_adjoin ? p.kh : p.kh * p.kw;
     b.seg_k = taps_adjoin ? p.kw * p.icg() : p.icg();
   } else {
@@ -85,7 +92,13 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   plan.scratch_bytes = round_up(b.segs * 8, 64);
   if (b.flat) {
+    // Weights pass by once for as many pixels as fit into the L2. In NHWC, where weights stay in the L2 themselves, blocks are
+    // short instead: rows of the output, and of the residual, are then walked whole, and the next block's fetched meanwhile.
     b.mc = std::max<int64_t>(b.mr, machine.l2_bytes / 2 / (4 * p.icg()) / b.mr * b.mr);
+    if (p.layout == Layout::nhwc && plan.packed_bytes <= machine.l2_bytes / 2 && b.mc > 4 * b.mr) {
+      b.mc = 4 * b.mr;
+      b.ahead = p.groups == 1 && b.mc * (p.ic + p.oc) * 4 <= machine.l2_bytes / 4;
+    }
     if (p.layout == Layout::nchw) {
       b.mc = std::min(b.mc, round_up(p.oh * p.ow, b.mr));
       plan.scratch_bytes += b.mc / b.mr * tile_stride(plan) * 4;
@@ -121,17 +134,36 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
       move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg,
                        band.width, x_begin, x_end);
     } else {
-      std::memset(row, 0, x_begin * icg * sizeof(float));
+      std::memset(row, 0, x_begin * band.pixel * sizeof(float));
       const float* src = image + (y * p.iw + x_first) * p.ic + c0;
-      if (icg == p.ic) {
+      if (band.pixel == p.ic) {
         std::memcpy(row + x_begin * icg, src, (x_end - x_begin) * icg * sizeof(float));
       } else {
-        for (int64_t x = x_begin; x < x_end; ++x)
-          std::memcpy(row + x * icg, src + (x - x_begin) * p.ic, icg * sizeof(float));
+        for (int64_t x = x_begin; x < x_end; ++x, src += p.ic)
+          std::memcpy(row + x * band.pixel, src, icg * sizeof(float));
       }
-      std::memset(row + x_end * icg, 0, (band.width - x_end) * icg * sizeof(float));
+      std::memset(row + x_end * band.pixel, 0, (band.width - x_end) * band.pixel * sizeof(float));
     }
   }
+}
+
+// Pixels that a thread multiplies by all its panels before it goes on. NHWC runs over image borders, NCHW has a plane per
+// channel and image.
+struct PixelBlock {
+  int64_t image, pixel, count;
+};
+
+PixelBlock block_at(const Plan& plan, int64_t at, int64_t end) {
+  const Problem& p = plan.problem;
+  const int64_t plane = p.oh * p.ow;
+  if (p.layout == Layout::nhwc) return {0, at, std::min(plan.blocking.mc, end - at)};
+  return {at / plane, at % plane, std::min({plan.blocking.mc, end - at, plane - at % plane})};
+}
+
+// NHWC: what a block will read first, and what it will read or write in its epilogues.
+void fetch_block(FetchList& list, const Problem& p, const Operands& args, const PixelBlock& block) {
+  list.add_lines(args.src + block.pixel * p.ic, block.count * p.ic);
+  list.add_lines((p.residual ? args.residual : args.dst) + block.pixel * p.oc, block.count * p.oc);
 }
 
 // 1x1, stride 1: pixels as one row.
@@ -143,12 +175,13 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
   const int64_t tile = tile_stride(plan);
   const int64_t plane = p.oh * p.ow, total = p.n * plane, units = div_up(total, b.mr), icg = p.icg();
   const Rectangle mine = split_work(plan, units, p.groups * b.panels, worker);
-  const int64_t end = std::min(total, mine.pixels.end * b.mr);
+  const int64_t end = std::min(total, mine.pixels.end * b.mr), panels = mine.panels.end - mine.panels.begin;
+  FetchList fetch(icg), ahead(icg);
   for (int64_t at = mine.pixels.begin * b.mr; at < end;) {
-    // NHWC runs over image borders, NCHW has a plane per channel and image.
-    const int64_t image = nhwc ? 0 : at / plane, pixel = nhwc ? at : at % plane;
-    const int64_t count = std::min({b.mc, end - at, nhwc ? end - at : plane - pixel});
+    const auto [image, pixel, count] = block_at(plan, at, end);
     const int64_t whole = nhwc ? 0 : count / b.mr, rest = count - whole * b.mr;
+    ahead.clear();
+    if (b.ahead && at + count < end) fetch_block(ahead, p, args, block_at(plan, at + count, end));
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
       if (!nhwc && (u == mine.panels.begin || panel == 0)) {
@@ -161,7 +194,12 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
         }
       }
       g.a = nhwc ? args.src + pixel * p.ic + c0 : scratch;
-      set_panel(g, plan, args, mine.panels, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
+      fetch.clear();
+      if (!b.ahead || at == mine.pixels.begin * b.mr)
+        fetch_next_panel(fetch, plan, args, mine.panels, u, div_up(count, b.mr));
+      fetch.add_part(ahead, u - mine.panels.begin, panels);
+      fetch.give(g);
+      set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
       run_tiles(plan, g, whole, rest);
     }
     at += count;
@@ -205,6 +243,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     }
   }
 
+  FetchList fetch(b.segs * b.seg_k);
   const Rectangle mine = split_work(plan, p.n * p.oh, p.groups * b.panels, worker);
   for (int64_t at = mine.pixels.begin; at < mine.pixels.end;) {
     const int64_t image = at / p.oh, y = at % p.oh;
@@ -221,8 +260,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
         fill_band(plan, band, src, group, y, scratch);
         g.a = scratch;
       }
-      set_panel(g, plan, args, mine.panels, u,
-                nhwc ? (image * p.oh + y) * p.ow * p.oc : (image * p.oc * p.oh + y) * p.ow);
+      fetch.clear();
+      fetch_next_panel(fetch, plan, args, mine.panels, u, register_tiles(rows, p.ow, b.mr));
+      fetch.give(g);
+      set_panel(g, plan, args, u, nhwc ? (image * p.oh + y) * p.ow * p.oc : (image * p.oc * p.oh + y) * p.ow);
       gemm_of(plan).panel(&g);
     }
     at += rows;

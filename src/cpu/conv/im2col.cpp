@@ -105,6 +105,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const int64_t plane = p.oh * p.ow, total = p.n * plane;
   float* patches = reinterpret_cast<float*>(worker.scratch);
   const int64_t zero_offset = 0;
+  FetchList fetch(b.seg_k);
   GemmPanel g{};
   g.a_seg = &zero_offset;
   g.segs = 1;
@@ -129,7 +130,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
                     patches + i / b.mr * tile);
       }
       g.a = b.flat ? args.src + pixel * p.ic + group * p.icg() : patches;
-      set_panel(g, plan, args, mine.panels, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
+      fetch.clear();
+      fetch_next_panel(fetch, plan, args, mine.panels, u, div_up(count, b.mr));
+      fetch.give(g);
+      set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
       run_tiles(plan, g, whole, rest);
     }
     at += count;

@@ -163,6 +163,7 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
   const auto& leaf = W::leaf(plan.isa);
   const int64_t zero_offset = 0, block = p.ic * b.nr;
   const float* end = static_cast<const float*>(args.packed) + panels.end * W::kPositions * block;
+  FetchList fetch(p.ic);
   GemmPanel g{};
   g.a_seg = &zero_offset;
   g.segs = 1, g.seg_k = p.ic;
@@ -180,7 +181,10 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
     for (int64_t position = 0; position < W::kPositions; ++position) {
       g.a = v + position * w.v_position;
       g.b = static_cast<const float*>(args.packed) + (panel * W::kPositions + position) * block;
-      g.b_next = plan.packed_bytes > kWorthFetchingBytes && g.b + block < end ? g.b + block : nullptr;
+      fetch.clear();
+      if (plan.packed_bytes > kWorthFetchingBytes && g.b + block < end)
+        fetch.add_spread(g.b + block, block, div_up(count, b.mr));
+      fetch.give(g);
       g.c = m + position * t.m_position;
       gemm_of(plan).panel(&g);
     }

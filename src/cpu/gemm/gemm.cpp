@@ -59,9 +59,12 @@ void pack_gemm_weights(const Plan& plan, const float* wei, void* packed, Worker&
 
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker) {
   const Problem& p = plan.problem;
-  const double weights = static_cast<double>(p.weight_elements()), inputs = static_cast<double>(p.src_elements());
+  const double weights = static_cast<double>(p.weight_elements());
+  const double activations = static_cast<double>(p.src_elements() + p.dst_elements() * (p.residual ? 2 : 1));
   // Of all factorings nthr = rows x columns: the least estimated time, counted in products of the busiest thread plus
-  // what it reads (a read element costs about as much as eight products).
+  // what it moves. A weight costs about as much as eight products, and an activation half as much again: weights can be
+  // fetched ahead, while another core has just written, or will read, what this one does not keep to itself.
+  constexpr double kWeightCost = 8, kActivationCost = 12;
   int best_columns = 1;
   double best = -1;
   for (int columns = 1; columns <= worker.nthr; ++columns) {
@@ -69,23 +72,28 @@ Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count,
     const int rows = worker.nthr / columns;
     const double busiest = static_cast<double>(div_up(pixel_units, rows)) / static_cast<double>(pixel_units) *
                            static_cast<double>(div_up(panel_count, columns)) / static_cast<double>(panel_count);
-    const double cost = busiest * p.macs() + 8 * (weights / columns + inputs / rows);
+    const double cost = busiest * p.macs() + kWeightCost * weights / columns + kActivationCost * activations / rows;
     if (best < 0 || cost < best) best = cost, best_columns = columns;
   }
   const int rows = worker.nthr / best_columns;
   return {share(pixel_units, worker.tid % rows, rows), share(panel_count, worker.tid / rows, best_columns)};
 }
 
-void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, const Range& mine, int64_t unit, int64_t pixel) {
-  // Weights past this will not all lie in the L2 when their turn comes, so the next panel is fetched meanwhile.
+void fetch_next_panel(FetchList& list, const Plan& plan, const Operands& args, const Range& mine, int64_t unit,
+                      int64_t tiles) {
   constexpr int64_t kWorthFetchingBytes = 1 << 19;
+  const int64_t size = reduction(plan.problem) * plan.blocking.nr;
+  if (unit + 1 < mine.end && plan.packed_bytes > kWorthFetchingBytes)
+    list.add_spread(static_cast<const float*>(args.packed) + (unit + 1) * size, size, tiles);
+}
+
+void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t unit, int64_t pixel) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const bool nhwc = p.layout == Layout::nhwc;
   const int64_t plane = p.oh * p.ow, panel_size = reduction(p) * b.nr;
   const int64_t group = unit / b.panels, first = unit % b.panels * b.nr, channel = group * p.ocg() + first;
   g.b = static_cast<const float*>(args.packed) + unit * panel_size;
-  g.b_next = unit + 1 < mine.end && plan.packed_bytes > kWorthFetchingBytes ? g.b + panel_size : nullptr;
   const int64_t at = pixel + channel * (nhwc ? 1 : plane);
   g.c = args.dst + at;
   g.residual = p.residual ? args.residual + at : nullptr;
@@ -114,6 +122,7 @@ void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest) {
     g.a += whole * g.a_outer;
     g.c += whole * g.c_outer;
     if (g.residual) g.residual += whole * g.c_outer;
+    g.fetches = 0;
   }
   if (rest) {
     g.outer = 1;

@@ -2,6 +2,8 @@
 // division of work.
 #pragma once
 
+#include <algorithm>
+
 #include "common/algorithm.h"
 #include "common/buffer.h"
 #include "cpu/registry.h"
@@ -48,16 +50,59 @@ struct Rectangle {
 // half of the larger operand.
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker);
 
-// Everything of a panel call but the pixels: weights of panel `unit` (counted over all groups), the panel after it, bias, and where the
-// results go. `pixel`: offset in dst of the first pixel, first channel. `mine`: the panels that this thread walks.
-void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, const Range& mine, int64_t unit, int64_t pixel);
+// Memory that will be wanted soon, cut into runs of one cache line a step of the reduction, one run a register tile
+// (GemmPanel::fetch). A run may reach past what was asked for. What does not fit into the list is not fetched.
+class FetchList {
+ public:
+  explicit FetchList(int64_t depth) : depth_(depth) {}
+  void clear() { count_ = 0; }
+  void add_lines(const float* at, int64_t elements) { add_spread(at, elements, 1); }
+  // The same, spread evenly over `tiles` register tiles: a core has few misses in flight, and its own come first.
+  void add_spread(const float* at, int64_t elements, int64_t tiles) {
+    const int64_t step = std::min(kLine, div_up(elements, depth_ * tiles));
+    for (int64_t i = 0; i < elements; i += depth_ * step) add({at + i, step});
+  }
+  // `rows` rows of some elements, `stride` apart: a run goes across the rows.
+  void add_rows(const float* at, int64_t rows, int64_t stride, int64_t elements) {
+    for (int64_t r = 0; r < rows; r += depth_)
+      for (int64_t i = 0; i < elements; i += kLine) add({at + r * stride + i, stride});
+  }
+  void add_part(const FetchList& all, int64_t part, int64_t parts) {
+    const Range mine = share(all.count_, part, parts);
+    for (int64_t i = mine.begin; i < mine.end; ++i) add(all.runs_[i]);
+  }
+  void give(GemmPanel& g) const { g.fetch = runs_, g.fetches = count_; }
+
+ private:
+  static constexpr int64_t kLine = 16, kMax = 256;
+  void add(GemmFetch run) {
+    if (count_ < kMax) runs_[count_++] = run;
+  }
+  const int64_t depth_;
+  int64_t count_ = 0;
+  GemmFetch runs_[kMax];
+};
+
+// Everything of a panel call but the pixels and what to fetch: weights of panel `unit` (counted over all groups), bias, and where
+// the results go. `pixel`: offset in dst of the first pixel, first channel.
+void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t unit, int64_t pixel);
+
+// Adds the weights of the panel after `unit`, where there is one in `mine`, the panels that this thread walks, and where
+// weights are too large to lie in the L2 already when their turn comes. `tiles`: register tiles of a panel.
+void fetch_next_panel(FetchList& list, const Plan& plan, const Operands& args, const Range& mine, int64_t unit,
+                      int64_t tiles);
+
+// Register tiles that a panel call makes of `outer` rows of `inner` pixels.
+inline int64_t register_tiles(int64_t outer, int64_t inner, int64_t mr) {
+  return 2 * inner <= mr ? div_up(outer, 2) : outer * div_up(inner, mr);
+}
 
 // Distance between register tiles [K][mr] that lie one after the other: an odd number of cache lines, so that they spread
 // over the cache sets.
 int64_t tile_stride(const Plan& plan);
 
 // One panel over pixels that form one row: `whole` register tiles, tile_stride apart (NCHW), then `rest` pixels. A row in
-// place (NHWC) is all rest.
+// place (NHWC) is all rest. Uses up g's fetches.
 void run_tiles(const Plan& plan, GemmPanel& g, int64_t whole, int64_t rest);
 
 }  // namespace fastconv

@@ -90,6 +90,7 @@ struct Gemm {
         for (int i = 0; i < MR; ++i) {
           const int64_t at_c = (i < kHalf ? at.c0 + i * g.c_row : at.c1 + (i - kHalf) * g.c_row) + v * simd::kLanes;
           F y = simd::add(acc[i][v], bias);
+          if (g.row_bias) y = simd::add(y, simd::set1(g.row_bias[i < kHalf ? at.p0 + i : at.p1 + i - kHalf]));
           if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
           if (g.relu) y = simd::relu(y);
           if (full) {
@@ -154,13 +155,10 @@ struct Gemm {
   static void panel(const GemmPanel* gp) {
     const GemmPanel& g = *gp;
     using Tiles = typename Count<kMr>::type;
-    // The next panel is fetched a cache line a step, by as many tiles as that takes.
-    constexpr int64_t kLine = 16;
-    const int64_t depth = g.segs * g.seg_k, fetching = g.b_next ? kNr / kLine + (kNr % kLine != 0) : 0;
     int64_t done = 0, o = 0;
     const auto run = [&](int64_t m, const Place& at) {
-      const bool fetch = done < fetching;
-      Tiles::fn[m - 1](g, at, fetch ? g.b_next + done * depth * kLine : g.b, fetch ? kLine : 0);
+      const bool fetch = done < g.fetches;
+      Tiles::fn[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
       ++done;
     };
     // Two short rows per tile where both fit.
