@@ -114,3 +114,9 @@ def test_an_asynchronous_copy_comes_when_it_is_waited_for() -> None:
 )
 def test_tensor_core_instructions_name_what_is_wrong(case: str, message: str) -> None:
     assert message in check(case, program="check_mma")
+
+
+def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(build.CannotBuild, match="no C\\+\\+ compiler was found"):
+        build.build()

@@ -26,7 +26,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__) && !defined(SHIM_SWITCH_BY_UCONTEXT)
 #define SHIM_SWITCH_BY_HAND 1
 #else
 #include <ucontext.h>
