@@ -51,7 +51,7 @@ foreach(source IN LISTS cuda_kernels)
 endforeach()
 
 pybind11_add_module(_cuda NO_EXTRAS ${cuda_bindings} ${cuda_sources} ${cuda_kernels} src/common/problem.cpp
-                    src/common/validate.cpp src/common/lock.cpp)
+                    src/common/validate.cpp src/common/lock.cpp src/common/log.cpp src/common/environment.cpp)
 target_include_directories(_cuda PRIVATE src)
 target_link_libraries(_cuda PRIVATE CUDA::cudart_static)
 set(cuda_warnings -Wall -Wextra)

@@ -2,6 +2,7 @@
 // module; bindings_programs.cpp the prepared programs, bindings_introspection.cpp what tells about kernels and machine.
 #include "bindings.h"
 
+#include "common/environment.h"
 #include "common/log.h"
 #include "common/program.h"
 #include "cpu/machine.h"
@@ -188,7 +189,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   fc::default_num_threads();  // a bad environment is an error at import, not in the middle of the work
   fc::current_isa();
-  fc::forced_kernel();
   fc::winograd_allowed();
   fc::verbose_level();
   fc::prepare_threads();

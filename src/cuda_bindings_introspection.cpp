@@ -125,6 +125,14 @@ py::list kernels(const std::optional<std::string>& op) {
   return rows;
 }
 
+// What FASTCONV_KERNEL may say for the sake of CUDA. Asked at import: no driver is started for it.
+py::set kernel_names() {
+  py::set names;
+  for (int i = 0; i <= static_cast<int>(kLastOp); ++i)
+    for (const Algorithm* a : algorithms(static_cast<Op>(i))) names.add(a->name), names.add(a->kernel);
+  return names;
+}
+
 // Of the device asked for; without one, of the current device, or of an H200 where there is none.
 DeviceLimits limits_for(std::optional<int> device) {
   if (device) return device_limits(*device);
@@ -218,6 +226,7 @@ void add_introspection(py::module_& m) {
   m.def("device_count", device_count);
   m.def("current_device", current_device);
   m.def("devices", devices);
+  m.def("kernel_names", kernel_names);
   m.def("kernels", kernels, "op"_a = py::none());
   m.def("explain_conv2d", explain_conv2d, "input_shape"_a, "weight_shape"_a, "bias"_a, "residual"_a, "stride"_a,
         "padding"_a, "dilation"_a, "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a, "dtype"_a,

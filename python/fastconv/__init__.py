@@ -39,6 +39,32 @@ def _spin_count() -> int:
     return max(1, int(_IDLE_NANOSECONDS / spin.nanoseconds()))
 
 
+def _require_known_kernel() -> None:
+    """ImportError for a FASTCONV_KERNEL that no backend of this build has.
+
+    The CUDA module is loaded for a name that the CPU does not know, and for no other; no driver is started.
+    """
+    asked = os.environ.get("FASTCONV_KERNEL", "")
+    if not asked:
+        return
+    core = importlib.import_module(f"{__name__}._core")
+    known = {str(row[key]) for row in core.kernels() for key in ("algorithm", "driver")}
+    if asked in known:
+        return
+    try:
+        known |= importlib.import_module(f"{__name__}._cuda").kernel_names()
+        cuda = ""
+    except ModuleNotFoundError:
+        cuda = "; this build has no CUDA backend"
+    except ImportError as error:
+        cuda = f"; the CUDA backend cannot be loaded: {error}"
+    if asked not in known:
+        names = ", ".join(sorted(known))
+        raise ImportError(
+            f"FASTCONV_KERNEL must be an algorithm's or a driver's name, one of {names}; got {asked!r}{cuda}"
+        )
+
+
 def _load_core() -> None:
     """Load the compiled core with an OpenMP runtime whose idle threads go to sleep soon.
 
@@ -56,6 +82,7 @@ def _load_core() -> None:
     os.environ.update(short)
     try:
         importlib.import_module(f"{__name__}._core")
+        _require_known_kernel()
     except ImportError as error:
         if _on_command_line():  # one line there, not a traceback: most likely a bad FASTCONV_ variable
             sys.exit(f"fastconv: {error}")

@@ -42,12 +42,19 @@ std::string to_string(const Blocking& b) {
   return s;
 }
 
+void log(const LogLine& line) {
+  char milliseconds[32] = "";
+  if (line.milliseconds) std::snprintf(milliseconds, sizeof milliseconds, "%.6g", *line.milliseconds);
+  std::fprintf(stderr, "fastconv,%s,%s,%s,%s,%s,%s,%s,%s,%s,%lld,%lld,%s\n", line.event, line.op, line.device,
+               line.layout, line.dtype, line.problem.c_str(), line.algorithm, line.ukernel, line.blocking.c_str(),
+               static_cast<long long>(line.packed_bytes), static_cast<long long>(line.scratch_bytes), milliseconds);
+}
+
 void log_plan(const char* event, const Plan& plan, double milliseconds) {
   const Problem& p = plan.problem;
-  std::fprintf(stderr, "fastconv,%s,%s,%s,%s,float32,%s,%s,%s,%s,%lld,%lld,%.6g\n", event, to_string(p.op),
-               plan.algorithm->device, to_string(p.layout), to_string(p).c_str(), plan.algorithm->name,
-               plan.ukernel_name, to_string(plan.blocking).c_str(), static_cast<long long>(plan.packed_bytes),
-               static_cast<long long>(plan.scratch_bytes), milliseconds);
+  log({event, to_string(p.op), plan.algorithm->device, to_string(p.layout), "float32", to_string(p),
+       plan.algorithm->name, plan.ukernel_name, to_string(plan.blocking), plan.packed_bytes, plan.scratch_bytes,
+       milliseconds});
 }
 
 }  // namespace fastconv

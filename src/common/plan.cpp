@@ -1,11 +1,11 @@
 #include "common/plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <list>
 #include <map>
 #include <tuple>
 
+#include "common/environment.h"
 #include "common/lock.h"
 #include "common/log.h"
 
@@ -123,36 +123,6 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference, bool win
   if (verbose_level() > 0) log_plan("plan", *plan, 0);
   cache().insert(key, plan);
   return plan;
-}
-
-const std::string& forced_kernel() {
-  static const std::string& name = *new std::string([] {
-    const char* text = std::getenv("FASTCONV_KERNEL");
-    const std::string asked = text ? text : "";
-    std::string known;
-    for (int i = 0; i <= static_cast<int>(Op::convert_layout); ++i) {
-      for (const Algorithm* a : cpu_algorithms(static_cast<Op>(i))) {
-        if (answers_to(*a, asked)) return asked;
-        known += (known.empty() ? "" : ", ") + std::string(a->kernel);
-      }
-    }
-    if (!asked.empty())
-      throw std::invalid_argument("FASTCONV_KERNEL must be an algorithm's name (direct, im2col, reference) or one of " +
-                                  known + "; got '" + asked + "'");
-    return asked;
-  }());
-  return name;
-}
-
-bool winograd_allowed() {
-  static const bool allowed = [] {
-    const char* text = std::getenv("FASTCONV_WINOGRAD");
-    const std::string asked = text ? text : "";
-    if (!asked.empty() && asked != "0" && asked != "1")
-      throw std::invalid_argument("FASTCONV_WINOGRAD must be 0 or 1; got '" + asked + "'");
-    return asked != "0";
-  }();
-  return allowed;
 }
 
 double estimated_cycles(const Problem& p) {

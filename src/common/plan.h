@@ -21,13 +21,6 @@ struct Unsupported : std::runtime_error {  // NotImplementedError
 // reason; std::invalid_argument for a name that no algorithm of the op has. `winograd`: whether "auto" may take Winograd.
 PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, bool winograd = true);
 
-// FASTCONV_KERNEL: the algorithm or driver ("im2col", "conv_direct_depthwise") that stands for "auto" where an op has it; "" if not set.
-// std::invalid_argument when no op has one of that name.
-const std::string& forced_kernel();
-
-// False where FASTCONV_WINOGRAD is 0; std::invalid_argument when it is neither 0 nor 1.
-bool winograd_allowed();
-
 // Cycles that one core would need, roughly: what decides whether a second thread pays.
 double estimated_cycles(const Problem& problem);
 

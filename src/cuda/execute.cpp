@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "common/log.h"
 #include "cuda/copy.h"
 #include "cuda/device.h"
 #include "cuda/fold.h"
@@ -174,6 +175,7 @@ void execute(const Plan& plan, const Call& call, cudaStream_t stream) {
     if (call.indices) args.indices = static_cast<int64_t*>(call.indices->data);
     args.workspace = temporaries.bytes(plan.workspace_bytes);
     plan.algorithm->run(plan, args, stream);
+    if (verbose_level() > 0) log_plan("run", plan, {});
     if (!direct) copy(result, *call.dst, stream);
   }
   if (own && !is_capturing(stream)) {

@@ -5,7 +5,9 @@
 #include <map>
 #include <tuple>
 
+#include "common/environment.h"
 #include "common/lock.h"
+#include "common/log.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -51,6 +53,10 @@ bool answers_to(const Algorithm& a, const std::string& name) {
   return name == a.name || name == a.kernel;
 }
 
+bool any_answers_to(const std::vector<const Algorithm*>& list, const std::string& name) {
+  return std::any_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); });
+}
+
 void require_known(const std::vector<const Algorithm*>& list, const std::string& name) {
   if (name == "auto") return;
   std::string known = "\"auto\"", last;
@@ -68,7 +74,11 @@ PlanPtr plan_uncached(const Task& task, const Preference& preference, const Devi
   plan->task = task;
   plan->device = device;
   for (const std::string& name : preference) require_known(list, name);
-  for (const std::string& name : preference) {
+  Preference wanted = preference;
+  // As on the CPU: who names an algorithm gets it, the environment decides what "auto" means. A name that only the CPU has says nothing here.
+  if (any_answers_to(list, forced_kernel()))
+    std::replace(wanted.begin(), wanted.end(), std::string("auto"), forced_kernel());
+  for (const std::string& name : wanted) {
     for (const Algorithm* a : list) {
       if (name != "auto" && !answers_to(*a, name)) continue;
       if (const char* reason = a->refuses(task, device)) {
@@ -103,6 +113,7 @@ PlanPtr make_plan(const Task& task, const Preference& preference, const DeviceLi
   const Key key(task, preference, device.ordinal);
   if (PlanPtr plan = cache().find(key); plan && plan->device == device) return plan;
   PlanPtr plan = plan_uncached(task, preference, device);
+  if (verbose_level() > 0) log_plan("plan", *plan, 0.0);
   cache().insert(key, plan);
   return plan;
 }
@@ -122,6 +133,13 @@ std::string to_string(const Tile& t) {
   put("m", t.m, 0), put("n", t.n, 0), put("k", t.k, 0), put("warps", t.warps, 0), put("stages", t.stages, 0);
   put("split_k", t.split_k, 1), put("variant", t.variant, 0);
   return s;
+}
+
+void log_plan(const char* event, const Plan& plan, std::optional<double> milliseconds) {
+  const Problem& p = plan.task.problem;
+  log({event, fastconv::to_string(p.op), "cuda", fastconv::to_string(p.layout), to_string(plan.task.dtype),
+       fastconv::to_string(p), plan.algorithm->name, plan.ukernel_name, to_string(plan.tile), plan.packed_bytes,
+       plan.workspace_bytes, milliseconds});
 }
 
 Dtype parse_dtype(const std::string& text) {

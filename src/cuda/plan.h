@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +25,10 @@ PlanPtr make_plan(const Task& task, const Preference& preference, const DeviceLi
 const char* to_string(Dtype);
 const char* to_string(Compute);
 std::string to_string(const Tile&);  // "m128 n128 k32 warps8 stages3"
+
+// FASTCONV_VERBOSE: the line of common/log.h. The host does not wait for a run, so that its time is known to those alone who measure it.
+void log_plan(const char* event, const Plan& plan, std::optional<double> milliseconds);
+
 Dtype parse_dtype(const std::string& text);
 Compute parse_compute(const std::string& text);
 

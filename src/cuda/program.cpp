@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "common/buffer.h"
+#include "common/log.h"
 #include "cuda/cast.h"
 #include "cuda/device.h"
 #include "cuda/memory.h"
@@ -218,9 +219,19 @@ void Program::enqueue(size_t begin, size_t end, const Bindings& bindings, std::b
   }
 }
 
+void Program::log_step(size_t index, std::optional<double> milliseconds) const {
+  const Step& s = steps_[index];
+  if (s.plan) return log_plan("run", *s.plan, milliseconds);
+  const Tensor &src = tensors_[s.src], &dst = tensors_[s.dst];
+  log({"run", "cast", "cuda", "", to_string(dst.dtype), "n" + std::to_string(dst.bytes / element_bytes(dst.dtype)),
+       "cast", to_string(src.dtype), "", 0, 0, milliseconds});
+}
+
 void Program::run(const Bindings& bindings, cudaStream_t stream) {
   require_final();
   const DeviceGuard current(device_.ordinal);
+  if (verbose_level() > 0)
+    for (size_t i = 0; i < steps_.size(); ++i) log_step(i, {});
   if (!is_capturing(stream)) return slots_->run(bindings, stream, graphs_);
   // The caller's graph may be replayed at any time beside other calls, so it gets an arena of its own, that it allocates and frees itself.
   const Temporary arena(std::max<int64_t>(arena_bytes_ + workspace_bytes_, 1), stream);
@@ -239,11 +250,13 @@ std::vector<double> Program::run_profiled(const Bindings& bindings, cudaStream_t
     check(cudaEventRecord(events[i + 1].get(), stream), "cudaEventRecord");
   }
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  const bool verbose = verbose_level() > 0;
   std::vector<double> seconds;
   for (size_t i = 0; i < steps_.size(); ++i) {
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, events[i].get(), events[i + 1].get()), "cudaEventElapsedTime");
     seconds.push_back(milliseconds * 1e-3);
+    if (verbose) log_step(i, milliseconds);
   }
   return seconds;
 }

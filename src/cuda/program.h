@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,7 @@ class Program {
   void require_final() const;
   void lay_out_arena();
   void split_at_bindings();
+  void log_step(size_t index, std::optional<double> milliseconds) const;
   void enqueue(size_t begin, size_t end, const Bindings& bindings, std::byte* arena, cudaStream_t stream) const;
 
   DeviceLimits device_;

@@ -29,7 +29,7 @@ CHECKED = {
     "check_gemm_f32": ["gemm_f32.cu", "implicit_gemm_f32.cu", "im2col_gemm.cu", "tiles.cpp"],
     "check_implicit_gemm_mma": ["implicit_gemm_mma*.cu", "tiles.cpp", "tiles_mma.cpp", "gemm_f32.cu"],
 }
-COMMON = ["problem.cpp", "validate.cpp", "lock.cpp"]
+COMMON = ["problem.cpp", "validate.cpp", "lock.cpp", "log.cpp", "environment.cpp"]
 FLAGS = [
     "-std=c++20",
     "-fPIC",
