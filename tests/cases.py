@@ -107,6 +107,10 @@ _SHAPES = [
     ConvCase("kernel_row", 1, 3, 6, 9, 10, 1, 5, (1, 1), (0, 2)),
     ConvCase("kernel_column", 1, 3, 9, 6, 10, 5, 1, (1, 1), (2, 0)),
     ConvCase("kernel_2x2", 2, 5, 6, 7, 18, 2, 2),
+    # One output row or column where a stride of 1 would give more.
+    ConvCase("1x1_one_pixel_of_four", 5, 8, 2, 2, 8, 1, 1, (2, 2)),
+    ConvCase("1x1_one_column_of_three", 3, 4, 4, 3, 8, 1, 1, (1, 4)),
+    ConvCase("3x3_one_window_of_four", 5, 8, 2, 2, 8, 3, 3, (2, 2), 1),
     ConvCase("kernel_4x3", 1, 2, 8, 9, 17, 4, 3, (1, 1), (2, 1)),
     ConvCase("kernel_5x5", 1, 8, 9, 9, 16, 5, 5, (1, 1), 2),
     ConvCase("kernel_11x11_stride4", 1, 3, 35, 35, 20, 11, 11, (4, 4), 2),

@@ -48,7 +48,8 @@ void launch(const LaunchOptions& options, void (*kernel)(Parameters...), dim3 gr
       a.val.clusterDim.x = static_cast<unsigned>(options.cluster);
       a.val.clusterDim.y = a.val.clusterDim.z = 1;
     }
-    if (options.programmatic) {
+    // Before 12.3 graphs have no edges that say it, and such a launch could not be captured.
+    if (options.programmatic && CUDART_VERSION >= 12030) {
       cudaLaunchAttribute& a = attributes[config.numAttrs++];
       a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
       a.val.programmaticStreamSerializationAllowed = 1;

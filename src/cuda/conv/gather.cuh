@@ -78,6 +78,12 @@ inline const char* gather_refuses(const Problem& p) {
   return index_refuses(p);
 }
 
+// 1x1 that reads every pixel once, so that src is the GEMM's matrix as it lies. The extents have to say it, not the stride: where there is one
+// output row or column a Problem's stride has been set to 1, whatever of the image it leaves out.
+inline bool reads_every_pixel(const Problem& p) {
+  return p.kh == 1 && p.kw == 1 && !p.padded() && p.oh == p.ih && p.ow == p.iw;
+}
+
 // Images that one launch may take so that every offset stays below 2^30 elements.
 inline int64_t images_per_launch(const Problem& p) {
   constexpr int64_t limit = std::numeric_limits<int32_t>::max() / 2;

@@ -37,7 +37,7 @@ void configure(Plan& plan) {
 bool fills_vectors(const Problem& p, const float* src) {
   if (!is_aligned(src, 16)) return false;
   if (p.layout == Layout::nhwc) return p.icg() % 4 == 0;
-  return p.kh * p.kw == 1 && p.sh * p.sw == 1 && !p.padded() && p.oh * p.ow % 4 == 0;
+  return reads_every_pixel(p) && p.oh * p.ow % 4 == 0;
 }
 
 void run(const Plan& plan, const Operands& args, cudaStream_t stream) {

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/conv/gather.cuh"
 #include "cuda/conv/wgmma_layout.h"
 
 #ifndef FASTCONV_CUDA_ON_CPU
@@ -12,7 +13,7 @@
 namespace fastconv::cuda {
 
 bool reads_flat(const Problem& p) {
-  return p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded();
+  return reads_every_pixel(p);
 }
 
 int64_t packed_channels(const Problem& p) {
@@ -31,6 +32,12 @@ bool too_large(const Problem& p) {
          reduction * 2 > 1099511627776.0 - 16;
 }
 
+// How far behind the image's last pixel the last output's first tap starts. Counted from the outputs, so that the engine makes exactly those:
+// one output in an image with room for more has no stride that would say so.
+int64_t upper_corner(int64_t out, int64_t stride, int64_t before, int64_t in) {
+  return (out - 1) * stride - before - (in - 1);
+}
+
 }  // namespace
 
 const char* tensor_map_refuses(const Problem& p) {
@@ -41,8 +48,9 @@ const char* tensor_map_refuses(const Problem& p) {
   const int64_t below = (p.kh - 1) * p.dh, right = (p.kw - 1) * p.dw;
   if (p.sh > 8 || p.sw > 8) return "the copy engine takes strides up to 8";
   if (p.pt > 128 || p.pl > 128) return "the copy engine takes padding up to 128";
-  if (p.pb - below > 127 || p.pb - below < -128 || p.pr - right > 127 || p.pr - right < -128)
-    return "the copy engine takes a kernel, less the padding after the image, of up to 128";
+  const int64_t up_h = upper_corner(p.oh, p.sh, p.pt, p.ih), up_w = upper_corner(p.ow, p.sw, p.pl, p.iw);
+  if (up_h > 127 || up_h < -128 || up_w > 127 || up_w < -128)
+    return "the copy engine takes a last window that starts up to 128 pixels from the image's last";
   if (below > 255 || right > 255) return "the copy engine takes taps up to 255 from the first";
   return nullptr;
 }
@@ -59,7 +67,7 @@ Im2colMap im2col_source_map(const Problem& p, int pixels) {
   m.extent[0] = u(p.ic), m.extent[1] = u(p.iw), m.extent[2] = u(p.ih), m.extent[3] = u(p.n);
   m.bytes[0] = u(p.ic * 2), m.bytes[1] = u(p.iw * p.ic * 2), m.bytes[2] = u(p.ih * p.iw * p.ic * 2);
   m.lower[0] = i(-p.pl), m.lower[1] = i(-p.pt);
-  m.upper[0] = i(p.pr - (p.kw - 1) * p.dw), m.upper[1] = i(p.pb - (p.kh - 1) * p.dh);
+  m.upper[0] = i(upper_corner(p.ow, p.sw, p.pl, p.iw)), m.upper[1] = i(upper_corner(p.oh, p.sh, p.pt, p.ih));
   m.stride[0] = 1, m.stride[1] = static_cast<uint32_t>(p.sw), m.stride[2] = static_cast<uint32_t>(p.sh),
   m.stride[3] = 1;
   m.pixels = static_cast<uint32_t>(pixels);

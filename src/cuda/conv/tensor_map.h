@@ -29,7 +29,7 @@ struct Im2colMap {
   uint32_t pixels = 0;
 };
 
-// True where src is a matrix already: a 1x1 kernel with stride 1 and no padding.
+// True where src is a matrix already: a 1x1 kernel that reads every pixel.
 bool reads_flat(const Problem&);
 // Why the copy engine cannot bring this problem's operands, or nullptr.
 const char* tensor_map_refuses(const Problem&);

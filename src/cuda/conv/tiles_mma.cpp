@@ -36,8 +36,7 @@ bool divides(int64_t bytes, int64_t by) {
 int widest_load_bytes(const Task& t) {
   const Problem& p = t.problem;
   const int64_t single = element_bytes(t.dtype);
-  const bool as_it_lies = p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && !p.padded();
-  const int64_t run = (p.layout == Layout::nhwc ? p.ic : as_it_lies ? p.ih * p.iw : 1) * single;
+  const int64_t run = (p.layout == Layout::nhwc ? p.ic : reads_every_pixel(p) ? p.ih * p.iw : 1) * single;
   for (int64_t bytes = 16; bytes > single; bytes /= 2) {
     if (divides(run, bytes)) return static_cast<int>(bytes);
   }
