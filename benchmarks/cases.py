@@ -12,14 +12,12 @@ import numpy as np
 
 import fastconv
 
-from . import ops, oracle, peers
+from . import networks, ops, oracle, peers
 from .problem import Problem, format_problem
 from .unit import F32, Entry, Row, Unit, as_nchw, one_line
 
 Layout = Literal["NCHW", "NHWC"]
 
-#: Multiply-adds for one 224 x 224 picture, convolutions and classifier.
-NETWORK_MACS = {"resnet18": 1_814_073_344, "resnet50": 4_089_184_256}
 #: Parts of a pass that a network takes, where a layer takes one for each thing that it times.
 NETWORK_SHARE = 4.0
 #: Seconds that NumPy's BLAS threads go on spinning after the oracle's matrix products (OpenBLAS: about 0.1).
@@ -167,11 +165,10 @@ class NetworkUnit(Unit):
 
     def build(self) -> list[Entry]:
         bench, name = self.bench, self.name
-        depth = peers.NETWORKS[name]
+        network = networks.load(name)
         distinct = np.random.default_rng(2).standard_normal((min(bench.batch, 2), 3, 224, 224), np.float32)
         x = np.resize(distinct, (bench.batch, 3, 224, 224))
-        state = fastconv.models.init_state(depth)
-        expected = oracle.resnet_float64(depth, state, distinct)
+        expected = network.expected(distinct)
         time.sleep(ORACLE_SETTLE)
         entries: list[Entry] = []
         nets: dict[str, Callable[[F32], F32]] = {}
@@ -181,8 +178,7 @@ class NetworkUnit(Unit):
                 what = f"{layout.upper()} {algorithm}"
                 begin = time.perf_counter()
                 try:
-                    make = getattr(fastconv.models, name)
-                    net = make(state, layout=_WORDS[layout], algorithm=algorithm)
+                    net = network.make(_WORDS[layout], algorithm)
                     logits = net(own)
                 except NotImplementedError as refused:
                     self._leave_out(what, one_line(str(refused)))
@@ -195,7 +191,7 @@ class NetworkUnit(Unit):
                 entries.append(Entry(what, row, lambda net=net, own=own: net(own), inputs=(own,)))  # type: ignore[misc]
         if len(bench.layouts) == 2 and "nhwc" in nets:
             entries.append(self._through_nhwc(x, nets["nhwc"], expected))
-        folded = peers.fold_batch_norm(state) if bench.libraries else {}
+        folded = network.folded() if bench.libraries else {}
         for peer in bench.libraries:
             for layout in bench.layouts:
                 if layout in peer.layouts:
@@ -204,7 +200,7 @@ class NetworkUnit(Unit):
 
     def _network_row(self, layout: str, algorithm: str, **more: Any) -> Row:
         batch = self.bench.batch
-        macs = NETWORK_MACS[self.name] * batch
+        macs = networks.MACS[self.name] * batch
         row = self._row("network", "network", layout, algorithm, self.name, n=batch, macs=macs, **more)
         row.update(flops=2 * macs)
         return row

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastconv.benchmarks import ops, oracle, peers, problem
+from fastconv.benchmarks import networks, ops, oracle, peers, problem
 from fastconv.benchmarks.peers.numpy import NumPy
 from fastconv.benchmarks.peers.pytorch_cuda import PyTorchCuda
 
@@ -151,36 +152,36 @@ def test_a_missing_operand_is_named() -> None:
 
 
 @lru_cache(maxsize=4)
-def network(depth: int, size: int) -> tuple[Any, Any, Any]:
+def network(name: str, size: int) -> tuple[Any, Any, Any]:
     """Folded weights, two pictures, and what they must give."""
-    state = fastconv.models.init_state(depth)
+    found = networks.load(name)
     x = np.random.default_rng(RNG_SEED).standard_normal((2, 3, size, size), np.float32)
-    return peers.fold_batch_norm(state), x, oracle.resnet_float64(depth, state, x)
+    return found.folded(), x, found.expected(x)
 
 
-def check_network(peer: peers.Peer, depth: int, size: int, threads: int) -> None:
-    folded, x, expected = network(depth, size)
+def check_network(peer: peers.Peer, name: str, size: int, threads: int) -> None:
+    folded, x, expected = network(name, size)
     allowed = {"float32": 2e-5, "bfloat16": 2e-2}[peer.dtype]
     for layout in peer.layouts:
-        call = peer.network(f"resnet{depth}", folded, x, layout, threads)
+        call = peer.network(name, folded, x, layout, threads)
         for _ in range(2):  # what is done in place must not change the second answer
             call.run()
             result = call.result()
             assert result.dtype == np.float32
-            assert oracle.compare(result, expected).relative_l2 <= allowed, (peer.name, depth, layout)
+            assert oracle.compare(result, expected).relative_l2 <= allowed, (peer.name, name, layout)
         assert sum(view.size for view in call.inputs) == x.size
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("what", list(networks.MACS))
 @pytest.mark.parametrize("name", FEW)
-def test_networks_agree_with_float64(name: str, depth: int) -> None:
-    check_network(load(name), depth, SMALL, 1)
+def test_networks_agree_with_float64(name: str, what: str) -> None:
+    check_network(load(name), what, SMALL, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_a_network_of_usual_size_agrees(name: str) -> None:
-    check_network(load(name), 50, 224, 2)
+    check_network(load(name), "resnet50", 224, 2)
 
 
 @pytest.mark.slow
@@ -188,8 +189,8 @@ def test_compiled_network_agrees_and_leaves_nothing(tmp_path: Path, monkeypatch:
     peer = load("pytorch-compile")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    for depth in (18, 50):
-        check_network(peer, depth, SMALL, 2)
+    for name in networks.MACS:
+        check_network(peer, name, SMALL, 2)
     assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == before
     assert list(tmp_path.glob("fastconv-*")) == []
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
@@ -209,13 +210,17 @@ class _Shapes:
 
     def __init__(self, folded: peers.Folded) -> None:
         self.folded, self.seen = folded, [] if folded else ["nothing"]
+        self.convs: list[tuple[int, ...]] = []
+        self.linear_sums = 0
 
-    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> Any:
+    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> Any:
         weight = self.folded[name][0]
-        assert weight.shape[1] == h[0], name
+        assert weight.shape[1] * groups == h[0], name
         y = (weight.shape[0], (h[1] + 2 * padding - weight.shape[2]) // stride + 1)
-        assert add is None or (add == y and relu), name
+        assert add is None or add == y, name
         self.seen.append(name)
+        self.convs.append((*h, *y, weight.shape[2], stride, padding, groups))
+        self.linear_sums += add is not None and not relu
         return y
 
     def max_pool(self, h: Any) -> Any:
@@ -233,8 +238,40 @@ def test_a_network_uses_every_weight_once(depth: int) -> None:
     builder = _Shapes(folded)
     assert peers.build_resnet(builder, depth, (3, 224)) == 1000
     assert sorted(builder.seen) == sorted(folded) and len(folded) == {18: 21, 50: 54}[depth]
+    assert builder.linear_sums == 0
     with pytest.raises(ValueError, match="depth: 34 is none of 18, 50"):
         peers.build_resnet(builder, 34, (3, 224))
+
+
+def test_the_network_like_mobilenet_v2_is_its_suite_with_ten_linear_sums() -> None:
+    """The suite's layers were written down from the paper's table by themselves."""
+    folded = networks.load("mobilenet_v2").folded()
+    builder = _Shapes(folded)
+    assert peers.build_mobilenet_v2(builder, (3, 224)) == 1000
+    assert sorted(builder.seen) == sorted(folded)
+    layers: Counter[tuple[int, ...]] = Counter()
+    for p in problem.load_suite("mobilenet_v2").problems:
+        layers[p.ic, p.ih, p.oc, p.oh, p.kh, p.sh, p.ph, p.g] += p.x
+    assert Counter(builder.convs) == layers
+    assert builder.linear_sums == 10
+    # Keras and torchvision: 3 504 872 numbers learnt, batch norm's scale and shift instead of a bias.
+    assert sum(w.size + (1 if k == "fc" else 2) * b.size for k, (w, b) in folded.items()) == 3_504_872
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("name", list(networks.MACS))
+def test_our_networks_agree_with_float64(name: str, layout: str) -> None:
+    _, x, expected = network(name, SMALL)
+    net = networks.load(name).make(layout, "auto")
+    logits = net(x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1)))
+    assert oracle.compare(logits, expected).relative_l2 <= oracle.MAX_NETWORK_L2
+    assert net.summary().macs == networks.MACS[name]
+
+
+def test_networks_that_a_suite_can_name() -> None:
+    assert set(networks.MACS) == set(peers.NETWORKS)
+    with pytest.raises(ValueError, match="'resnet7'; known: resnet18"):
+        networks.load("resnet7")
 
 
 # --- what is special about one ----------------------------------------------------------------------------------------
@@ -260,7 +297,7 @@ def test_weights_are_packed_once() -> None:
         _convolution_pointwise_=real._convolution_pointwise_,
         _linear_pointwise=real._linear_pointwise,
     )
-    folded, x, _ = network(18, SMALL)
+    folded, x, _ = network("resnet18", SMALL)
     call = peer.network("resnet18", folded, x, "nhwc", 1)
     for _ in range(3):
         call.run()
@@ -447,7 +484,7 @@ def test_a_gpu_call_is_captured_once_and_replayed(torch: Any, monkeypatch: pytes
     assert log == ["replay", "synchronize"]
     assert oracle.compare(call.result(), ops.expected(p, given)).relative_l2 <= peers.MAX_L2["float32"]
     assert "cuDNN 91000" in call.detail and call.inputs == ()
-    folded, x, expected = network(18, SMALL)
+    folded, x, expected = network("resnet18", SMALL)
     call = peer.network("resnet18", folded, x, "nhwc", 1)
     call.run()
     assert oracle.compare(call.result(), expected).relative_l2 <= 2e-5
@@ -465,7 +502,7 @@ def test_a_gpu_agrees_with_float64() -> None:
             call = found[0].layer(p, given, layout, 1)
             call.run()
             assert oracle.compare(call.result(), ops.expected(p, given)).relative_l2 <= peers.MAX_L2["float32"], text
-    folded, x, expected = network(18, SMALL)
+    folded, x, expected = network("resnet18", SMALL)
     for layout in found[0].layouts:
         call = found[0].network("resnet18", folded, x, layout, 1)
         call.run()

@@ -423,7 +423,9 @@ def explain(module: Any, dtype: str = "bfloat16", **changes: Any) -> Any:
 
 def test_who_is_refused_and_why() -> None:
     module = raw("shim").module
-    assert explain(module)["algorithm"] == "implicit_gemm_wgmma"
+    # "auto" leaves it alone until it has run on a device.
+    assert explain(module)["algorithm"] == "implicit_gemm"
+    assert explain(module, algorithms=["implicit_gemm_wgmma", "auto"])["algorithm"] == "implicit_gemm_wgmma"
     only = {"algorithms": ["implicit_gemm_wgmma"]}
     for words, changes in [
         ("compute capability 9.0", {"device": 0}),

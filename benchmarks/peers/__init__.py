@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from .base import MAX_L2, MAX_NETWORK_L2, Folded, Peer, PeerCall
 from .ncnn import Ncnn
-from .networks import NETWORKS, Builder, build_resnet, fold_batch_norm
+from .networks import NETWORKS, Builder, build_mobilenet_v2, build_resnet, fold_batch_norm, inverted_residuals
 from .numpy import NumPy
 from .onnxruntime import OnnxRuntime
 from .openvino import OpenVino
@@ -25,7 +25,7 @@ from .scipy import SciPy
 
 __all__ = [
     "MAX_L2", "MAX_NETWORK_L2", "NETWORKS", "PEERS", "PEERS_CUDA", "Builder", "Folded", "Peer", "PeerCall",
-    "build_resnet", "fold_batch_norm", "installed", "load_peers",
+    "build_mobilenet_v2", "build_resnet", "fold_batch_norm", "installed", "inverted_residuals", "load_peers",
 ]  # fmt: skip
 
 #: What runs on the CPU, by the name that the command line knows.

@@ -50,8 +50,8 @@ class Peer(Protocol):
     `layouts`: the orders of axes that it can be given, "nchw" and "nhwc"; `dtype`: "float32" or "bfloat16"; `settle`:
     seconds that its threads may go on spinning after a call. `layer` is asked with one of `layouts`, or with "-" where
     both are the same memory; it raises NotImplementedError, with the reason, for an op that the library lacks.
-    `network` knows "resnet18" and "resnet50" (else ValueError); `folded` is from `fold_batch_norm`. x is NCHW for
-    both."""
+    `network` knows "resnet18", "resnet50" and "mobilenet_v2" (else ValueError); `folded` has every layer's weights and
+    bias. x is NCHW for both."""
 
     name: str
     layouts: tuple[str, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import EPSILON, F32, Array, Folded, PeerCall, given, lacks
-from .networks import build_resnet, depth_of
+from .networks import build_of
 
 if TYPE_CHECKING:
     from ..ops import Operands
@@ -43,7 +43,7 @@ class Ncnn:
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         builder = _NcnnBuilder(folded)
-        return self._prepared(builder, build_resnet(builder, depth_of(name), "x"), x, threads)
+        return self._prepared(builder, build_of(name)(builder, "x"), x, threads)
 
     def _prepared(self, builder: _NcnnBuilder, output: str, x: F32, threads: int) -> PeerCall:
         net = self._net(builder, output, threads)
@@ -117,11 +117,11 @@ class _NcnnBuilder:
             return self._add("BatchNorm", [h], f"0={p.ic} 1={EPSILON:e}")
         raise lacks("ncnn", p.op)
 
-    def conv(self, h: str, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> str:
+    def conv(self, h: str, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> str:
         weight, bias = self.folded[name]
         k = weight.shape[2]
         fused = relu and add is None
-        y = self._conv(h, weight, bias, (k, k, 1, 1, stride, stride, padding, padding), 1, fused)
+        y = self._conv(h, weight, bias, (k, k, 1, 1, stride, stride, padding, padding), groups, fused)
         if add is not None:
             y = self._add("BinaryOp", [y, add], "0=0")
         return self._add("ReLU", [y]) if relu and not fused else y

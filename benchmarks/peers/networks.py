@@ -1,8 +1,9 @@
-"""ResNet-18 and ResNet-50 v1.5, described once for every library, and their weights with batch norm folded in."""
+"""ResNet-18, ResNet-50 v1.5 and a network like MobileNetV2, described once for every library, and their weights with
+batch norm folded in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,26 +12,31 @@ from numpy.typing import NDArray
 from .base import EPSILON, F32
 
 _BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-NETWORKS = {f"resnet{depth}": depth for depth in _BLOCKS}
+#: Table 2 of Sandler et al., arXiv:1801.04381, at width 1.0, between the first convolution and the last: expansion,
+#: output channels, blocks, stride of the first block.
+_INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 class Builder(Protocol):
-    """The three things that a ResNet is made of, in one library's API.
+    """The three things that these networks are made of, in one library's API.
 
     `conv`: a square convolution with bias, its weights under `name`; `add`, of the result's shape, is added before the
-    ReLU, and may be overwritten: nothing reads it afterwards. `max_pool`: 3 x 3, stride 2, padding 1. `classify`: the
-    mean of each channel, and the linear layer "fc"."""
+    ReLU, if there is one, and may be overwritten: nothing reads it afterwards. `max_pool`: 3 x 3, stride 2, padding 1.
+    `classify`: the mean of each channel, and the linear layer "fc"."""
 
-    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> Any: ...
+    def conv(
+        self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1
+    ) -> Any: ...
     def max_pool(self, h: Any) -> Any: ...
     def classify(self, h: Any) -> Any: ...
-
-
-def depth_of(name: str) -> int:
-    """18 for "resnet18" and so on. ValueError, with the known names, for any other."""
-    if name not in NETWORKS:
-        raise ValueError(f"network: unknown name {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name]
 
 
 def build_resnet(builder: Builder, depth: int, x: Any) -> Any:
@@ -57,6 +63,47 @@ def build_resnet(builder: Builder, depth: int, x: Any) -> Any:
                 y = builder.conv(y, f"{name}.conv2", stride, 1, True)
                 h = builder.conv(y, f"{name}.conv3", 1, 0, True, skip)
     return builder.classify(h)
+
+
+def inverted_residuals() -> Iterator[tuple[str, int, int, int, int]]:
+    """Each block's name, input channels, channels of its depthwise convolution, output channels, and stride. Names are
+    those of the suite mobilenet_v2."""
+    ic = 32
+    for number, (expansion, oc, blocks, first_stride) in enumerate(_INVERTED_RESIDUALS, start=1):
+        for block in range(blocks):
+            name = f"b{number}.{block}" if blocks > 1 else f"b{number}"
+            yield name, ic, expansion * ic, oc, first_stride if block == 0 else 1
+            ic = oc
+
+
+def build_mobilenet_v2(builder: Builder, x: Any) -> Any:
+    """A network like MobileNetV2 at width 1.0, from picture to logits. ReLU stands for ReLU6 in every library, as it is
+    what fastconv's convolutions fuse: the same work in a fair comparison, not the paper's function."""
+    h = builder.conv(x, "stem", 2, 1, True)
+    for name, ic, width, oc, stride in inverted_residuals():
+        y = builder.conv(h, f"{name}.exp", 1, 0, True) if width != ic else h
+        y = builder.conv(y, f"{name}.dw", stride, 1, True, groups=width)
+        # The bottlenecks are linear: neither the projection nor the sum is rectified.
+        h = builder.conv(y, f"{name}.proj", 1, 0, False, h if stride == 1 and ic == oc else None)
+    return builder.classify(builder.conv(h, "last", 1, 0, True))
+
+
+def _resnet(depth: int) -> Callable[[Builder, Any], Any]:
+    return lambda builder, x: build_resnet(builder, depth, x)
+
+
+#: What builds each network, from picture to logits.
+NETWORKS: dict[str, Callable[[Builder, Any], Any]] = {
+    **{f"resnet{depth}": _resnet(depth) for depth in _BLOCKS},
+    "mobilenet_v2": build_mobilenet_v2,
+}
+
+
+def build_of(name: str) -> Callable[[Builder, Any], Any]:
+    """What builds the network of that name. ValueError, with the known names, for any other."""
+    if name not in NETWORKS:
+        raise ValueError(f"network: unknown name {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name]
 
 
 def fold_batch_norm(state: Mapping[str, NDArray[np.floating]], eps: float = EPSILON) -> dict[str, tuple[F32, F32]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .base import EPSILON, F32, Array, Folded, PeerCall, given, lacks, to_layout, to_nchw
-from .networks import build_resnet, depth_of
+from .networks import build_of
 
 if TYPE_CHECKING:
     from ..ops import Operands
@@ -49,8 +49,8 @@ class NumPy:
         return self._prepared(_layer_function(problem, operands, x, layout), x, layout, threads)
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
-        depth, builder, own = depth_of(name), _NumPyBuilder(folded, layout), to_layout(x, layout)
-        return self._prepared(lambda: build_resnet(builder, depth, own), own, layout, threads)
+        build, builder, own = build_of(name), _NumPyBuilder(folded, layout), to_layout(x, layout)
+        return self._prepared(lambda: build(builder, own), own, layout, threads)
 
     def _prepared(self, function: Callable[[], Array], x: F32, layout: str, threads: int) -> PeerCall:
         last: list[Array] = []
@@ -176,11 +176,13 @@ class _NumPyBuilder:
         self.folded, self.nhwc = folded, layout == "nhwc"
         self.made: dict[str, Callable[[Array], Array]] = {}
 
-    def conv(self, h: Array, name: str, stride: int, padding: int, relu: bool, add: Array | None = None) -> Array:
+    def conv(
+        self, h: Array, name: str, stride: int, padding: int, relu: bool, add: Array | None = None, groups: int = 1
+    ) -> Array:
         if name not in self.made:
             weight, bias = self.folded[name]
             size = h.shape[1:3] if self.nhwc else h.shape[2:4]
-            self.made[name] = _conv(_square(weight, size, stride, padding), weight, bias, self.nhwc)
+            self.made[name] = _conv(_square(weight, size, stride, padding, groups), weight, bias, self.nhwc)
         y = self.made[name](h)
         if add is not None:
             y += add
@@ -194,11 +196,12 @@ class _NumPyBuilder:
         return np.asarray(h.mean(axis=(1, 2) if self.nhwc else (2, 3)) @ weight.T + bias)
 
 
-def _square(weight: F32, size: tuple[int, ...], stride: int, padding: int) -> Problem:
+def _square(weight: F32, size: tuple[int, ...], stride: int, padding: int, groups: int) -> Problem:
     """The problem of one of a network's convolutions."""
     from ..problem import Problem
 
-    oc, ic, kh, kw = weight.shape
+    oc, icg, kh, kw = weight.shape
     return Problem(
-        name="layer", ic=ic, ih=size[0], iw=size[1], oc=oc, kh=kh, kw=kw, sh=stride, sw=stride, ph=padding, pw=padding
-    )
+        name="layer", ic=icg * groups, ih=size[0], iw=size[1], oc=oc, kh=kh, kw=kw, sh=stride, sw=stride, ph=padding,
+        pw=padding, g=groups,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout
-from .networks import build_resnet, depth_of
+from .networks import build_of
 
 if TYPE_CHECKING:
     from ..ops import Operands
@@ -33,7 +33,7 @@ class OnnxRuntime:
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         builder = _OnnxBuilder(self.onnx, folded)
-        return self._prepared(builder, build_resnet(builder, depth_of(name), "x"), x, threads)
+        return self._prepared(builder, build_of(name)(builder, "x"), x, threads)
 
     def _prepared(self, builder: _OnnxBuilder, output: str, x: F32, threads: int) -> PeerCall:
         ort = self.ort
@@ -84,8 +84,8 @@ class _OnnxBuilder:
             return self._node("BatchNormalization", h, *arrays, epsilon=EPSILON)
         raise lacks("onnxruntime", p.op)
 
-    def conv(self, h: str, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> str:
-        y = self._conv(h, *self.folded[name], (stride,) * 2, (padding,) * 4, (1, 1), 1)
+    def conv(self, h: str, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> str:
+        y = self._conv(h, *self.folded[name], (stride,) * 2, (padding,) * 4, (1, 1), groups)
         if add is not None:
             y = self._node("Add", y, add)
         return self._node("Relu", y) if relu else y

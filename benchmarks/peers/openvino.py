@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout
-from .networks import build_resnet, depth_of
+from .networks import build_of
 
 if TYPE_CHECKING:
     from ..ops import Operands
@@ -35,7 +35,7 @@ class OpenVino:
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         parameter = self._parameter(x)
-        output = build_resnet(_OpenVinoBuilder(self.ops, folded), depth_of(name), parameter)
+        output = build_of(name)(_OpenVinoBuilder(self.ops, folded), parameter)
         return self._prepared(output, parameter, x, threads)
 
     def _parameter(self, x: F32) -> Any:
@@ -92,8 +92,8 @@ class _OpenVinoBuilder:
             return ops.batch_norm_inference(h, *arrays, EPSILON)
         raise lacks("openvino", p.op)
 
-    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> Any:
-        y = self._conv(h, *self.folded[name], [stride] * 2, [padding] * 2, [1, 1], 1)
+    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> Any:
+        y = self._conv(h, *self.folded[name], [stride] * 2, [padding] * 2, [1, 1], groups)
         if add is not None:
             y = self.ops.add(y, add)
         return self.ops.relu(y) if relu else y

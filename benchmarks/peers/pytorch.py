@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import EPSILON, F32, Array, Folded, PeerCall, lacks
-from .networks import build_resnet, depth_of
+from .networks import build_of
 
 if TYPE_CHECKING:
     from ..ops import Operands
@@ -36,8 +36,8 @@ class PyTorch:
         return self.prepared(layer_function(self, problem, operands, x, layout), x, threads)
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
-        depth, builder, xt = depth_of(name), TorchBuilder(self, folded, layout), self.tensor(x, layout)
-        return self.prepared(lambda: build_resnet(builder, depth, xt), xt, threads)
+        build, builder, xt = build_of(name), TorchBuilder(self, folded, layout), self.tensor(x, layout)
+        return self.prepared(lambda: build(builder, xt), xt, threads)
 
     def tensor(self, array: F32 | None, layout: str) -> Any:
         """A tensor of its own memory, of the peer's type and on its device; None stays None."""
@@ -107,8 +107,8 @@ class TorchBuilder:
         self.f = peer.torch.nn.functional
         self.weights = {k: (peer.tensor(w, layout), peer.tensor(b, layout)) for k, (w, b) in folded.items()}
 
-    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> Any:
-        y = self.f.conv2d(h, *self.weights[name], stride, padding)
+    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> Any:
+        y = self.f.conv2d(h, *self.weights[name], stride, padding, 1, groups)
         if add is not None:
             y = y.add_(add)
         return y.relu_() if relu else y

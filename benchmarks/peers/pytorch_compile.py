@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .base import F32, Folded, PeerCall, lacks
-from .networks import build_resnet, depth_of
+from .networks import build_of
 from .pytorch import PyTorch, TorchBuilder
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class PyTorchCompile(PyTorch):
 
 def compiled_network(peer: PyTorch, name: str, folded: Folded, layout: str) -> Any:
     """The network as a function of x; its first call, within `compiling`, compiles it."""
-    torch, depth = peer.torch, depth_of(name)
+    torch, build = peer.torch, build_of(name)
     builder = TorchBuilder(peer, folded, layout)
     # A graph of its own, made by running the builder on stand-ins: compiled code is kept by code object, a few for
     # each, and networks that share a `forward` would drive each other out.
@@ -74,7 +74,7 @@ def compiled_network(peer: PyTorch, name: str, folded: Folded, layout: str) -> A
     for key, (weight, bias) in builder.weights.items():
         word = key.replace(".", "_")
         builder.weights[key] = (owned(f"{word}_weight", weight), owned(f"{word}_bias", bias))
-    graph.output(build_resnet(builder, depth, x).node)
+    graph.output(build(builder, x).node)
     return torch.compile(torch.fx.GraphModule(root, graph).eval(), fullgraph=True, dynamic=False)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .base import F32, Folded, PeerCall, lacks
-from .networks import build_resnet, depth_of
+from .networks import build_of
 from .pytorch import PyTorch
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class PyTorchPrepacked(PyTorch):
         return self._told(self.prepared(function, x, threads), layout)
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
-        depth, builder, xt = depth_of(name), _PackedBuilder(self, folded, layout), self.tensor(x, layout)
-        call = self.prepared(lambda: build_resnet(builder, depth, xt), xt, threads)
+        build, builder, xt = build_of(name), _PackedBuilder(self, folded, layout), self.tensor(x, layout)
+        call = self.prepared(lambda: build(builder, xt), xt, threads)
         call.run()  # packs: the best order of a layer's weights depends on its input's size
         return self._told(call, layout)
 
@@ -79,9 +79,9 @@ class _PackedBuilder:
         self.plain = {k: (peer.tensor(w, layout), peer.tensor(b, layout)) for k, (w, b) in folded.items()}
         self.packed: dict[str, Any] = {}
 
-    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None) -> Any:
+    def conv(self, h: Any, name: str, stride: int, padding: int, relu: bool, add: Any = None, groups: int = 1) -> Any:
         weight, bias = self.plain[name]
-        settings = ([padding] * 2, [stride] * 2, [1, 1], 1)
+        settings = ([padding] * 2, [stride] * 2, [1, 1], groups)
         if name not in self.packed:
             self.packed[name] = self.ops._reorder_convolution_weight(weight, *settings, list(h.shape))
         packed = self.packed[name]

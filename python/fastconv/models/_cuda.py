@@ -55,6 +55,7 @@ class DeviceNet:
     ) -> None:
         self._name = name
         self._nodes = tuple(nodes)
+        self._groups = {node.name: node.groups for node in self._nodes}
         self._folded = folded
         self._layout = layout
         self._num_classes = num_classes
@@ -181,7 +182,7 @@ class DeviceNet:
         with self._lock:
             if name not in self._weights:
                 weight, bias = self._folded[name]
-                self._weights[name] = self._core.ConvWeights(weight, bias, "OIHW", 1)
+                self._weights[name] = self._core.ConvWeights(weight, bias, "OIHW", self._groups[name])
             return self._weights[name]
 
 

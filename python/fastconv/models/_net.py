@@ -56,6 +56,7 @@ class Node:
     activation: str | None = None
     residual: int = NO_RESIDUAL
     parameters: int = 0  # before folding: batch norm's scale and shift count beside the weights
+    groups: int = 1
 
 
 class Summary:
@@ -176,7 +177,8 @@ class Net:
                 self._compute,
             )
             return
-        self._weights = {key: _core.ConvWeights(w, b, "OIHW", 1) for key, (w, b) in folded.items()}
+        groups = {node.name: node.groups for node in self._nodes}
+        self._weights = {key: _core.ConvWeights(w, b, "OIHW", groups[key]) for key, (w, b) in folded.items()}
         self._programs = ProgramCache(MAX_PROGRAMS, self._algorithms)
 
     # --- options ----------------------------------------------------------------------------------------------------
