@@ -66,6 +66,7 @@ def network_row(
         row[layout] = {
             "median_ms": statistics.median(samples), "samples_ms": samples,
             "relative_l2": worst_error(logits, expected).relative_l2,
+            "graph_refusal": net.program(own.shape).program.graph_refusal,
         }  # fmt: skip
         del net, own
     row["ms"] = min(row[layout]["median_ms"] for layout in ("NHWC", "NCHW"))
@@ -169,6 +170,9 @@ def measured(save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 row, why = call_isolated("table", arguments, ROW_SECONDS)
                 if row is not None:
                     data["networks"].append(row)
+                    for layout in ("NHWC", "NCHW"):
+                        if row[layout]["graph_refusal"]:
+                            data["failed"].append(f"{row['name']}, {layout}: no graph: {row[layout]['graph_refusal']}")
                     break
                 data["failed"].append(f"ResNet-50, {name}{', without ' + avoid if avoid else ''}: {why}")
             print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
