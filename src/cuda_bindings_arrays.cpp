@@ -136,6 +136,11 @@ void copy_host(const View& view, const py::buffer& host, bool to_device, uintptr
   const py::gil_scoped_release unlocked;
   const cudaStream_t stream = stream_of(handle);
   const DeviceGuard guard(view.device);
+  if (is_capturing(stream))
+    throw std::runtime_error(
+        "copies between host and device wait for the device: they cannot be part of a CUDA graph that is being "
+        "captured");
+  const RelaxedCapture relaxed;  // another stream may be captured
   if (view.storage) view.storage->acquire(stream);
   if (to_device) {
     check(cudaMemcpyAsync(view.data, info.ptr, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream),
@@ -196,13 +201,8 @@ void hold(int device, uintptr_t handle, py::object objects) {
 
 class OwnStream {
  public:
-  explicit OwnStream(int device) : device_(device) {
-    const DeviceGuard guard(device);
-    check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
-  ~OwnStream() {
-    if (handle_) cudaStreamDestroy(handle_);
-  }
+  explicit OwnStream(int device) : device_(device), handle_(borrow_stream(device)) {}
+  ~OwnStream() { return_stream(device_, handle_); }
   OwnStream(const OwnStream&) = delete;
   OwnStream& operator=(const OwnStream&) = delete;
   int device() const { return device_; }
@@ -214,7 +214,7 @@ class OwnStream {
 
  private:
   int device_;
-  cudaStream_t handle_ = nullptr;
+  cudaStream_t handle_;
 };
 
 void synchronize(int device) {
@@ -226,6 +226,8 @@ void synchronize(int device) {
 }  // namespace
 
 void add_arrays(py::module_& m) {
+  // Before the handlers of libraries that were loaded earlier, which destroy their streams.
+  py::module_::import("atexit").attr("register")(py::cpp_function(abandon));
   py::class_<View>(m, "View")
       .def_property_readonly("shape", [](const View& v) { return tuple_of(v.shape); })
       .def_property_readonly("strides", [](const View& v) { return tuple_of(v.strides); })

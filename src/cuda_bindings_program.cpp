@@ -23,6 +23,19 @@ Shape shape_of(const py::array& a) {
   return Shape(a.shape(), a.shape() + a.ndim());
 }
 
+// Dropped without the GIL: freeing device memory waits for the device, and what that waits for may be a host function in Python.
+template <class T>
+std::shared_ptr<T> dropped_unlocked(T* made) {
+  return std::shared_ptr<T>(made, [](T* p) {
+    if (!Py_IsInitialized() || !PyGILState_Check()) {
+      delete p;
+      return;
+    }
+    const py::gil_scoped_release unlocked;
+    delete p;
+  });
+}
+
 std::shared_ptr<ConvWeights> make_weights(const py::array& weight, const std::optional<py::array>& bias,
                                           const std::string& layout, int64_t groups) {
   if (weight.ndim() != 4) bad("weight must have 4 dimensions, got " + std::to_string(weight.ndim()));
@@ -34,9 +47,9 @@ std::shared_ptr<ConvWeights> make_weights(const py::array& weight, const std::op
     const py::gil_scoped_acquire locked;
     delete static_cast<std::pair<py::object, py::object>*>(p);
   });
-  return std::make_shared<ConvWeights>(floats(weight, "weight"), shape_of(weight), parse_weight_layout(layout), groups,
-                                       bias ? floats(*bias, "bias") : nullptr, bias ? bias->size() : -1,
-                                       std::move(owner));
+  return dropped_unlocked(new ConvWeights(floats(weight, "weight"), shape_of(weight), parse_weight_layout(layout),
+                                          groups, bias ? floats(*bias, "bias") : nullptr, bias ? bias->size() : -1,
+                                          std::move(owner)));
 }
 
 // Arrays of one call on the program's device, ordered between streams where they are our own.
@@ -219,7 +232,7 @@ void add_programs(py::module_& m) {
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init([](int device, const std::string& compute) {
-             return std::make_shared<Program>(device, parse_compute(compute));
+             return dropped_unlocked(new Program(device, parse_compute(compute)));
            }),
            "device"_a, "compute"_a = "float32")
       .def(
@@ -294,6 +307,7 @@ void add_programs(py::module_& m) {
           },
           "inputs"_a, "outputs"_a, "stream"_a, "count"_a)
       .def("use_graphs", &Program::use_graphs, "on"_a)
+      .def_property_readonly("graph_refusal", &Program::graph_refusal)
       .def("steps", &steps_of)
       .def_property_readonly("device", &Program::ordinal)
       .def_property_readonly("arena_bytes", &Program::arena_bytes)

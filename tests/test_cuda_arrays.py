@@ -398,6 +398,41 @@ def test_arrays_are_freed_after_use_on_other_streams(cuda: Any, rng: np.random.G
     fc.cuda.synchronize()
 
 
+def test_a_stream_outlives_its_object(cuda: Any) -> None:
+    """Other libraries keep handles, and free memory by them when they like: handles are lent again, never destroyed."""
+    first = fc.cuda.Stream()
+    handle = first.ptr
+    second = fc.cuda.Stream()
+    assert second.ptr != handle, "one user at a time"
+    del first
+    gc.collect()
+    assert fc.cuda.Stream().ptr == handle
+
+
+def test_streams_are_numbered_alike_in_every_form(cuda: Any) -> None:
+    from fastconv.cuda._streams import handle_of
+
+    forms = (
+        0,
+        1,
+        SimpleNamespace(cuda_stream=1),
+        SimpleNamespace(ptr=0),
+        SimpleNamespace(__cuda_stream__=lambda: (0, 1)),
+    )
+    assert [handle_of(form) for form in forms] == [0] * 5
+    assert handle_of(2) == 2
+
+
+def test_host_copies_are_no_part_of_a_graph(cuda: Any) -> None:
+    a = fc.cuda.asarray(np.zeros(3, np.float32))
+    recording = cuda.Recording(0)
+    recording.begin()
+    with pytest.raises(RuntimeError, match="copies between host and device wait"):
+        a.numpy(stream=recording.stream)
+    fc.relu(a, out=fc.cuda.empty(3), stream=recording.stream)
+    recording.end()  # the capture is whole
+
+
 def test_ops_can_be_captured(cuda: Any, rng: np.random.Generator) -> None:
     """Copies of strided arrays and all other temporary memory belong to the graph."""
     x = x_of(rng)
@@ -422,7 +457,7 @@ class FakeTorch(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("torch")
-        self.current = 0
+        self.current = self.active = 0
         self.recorded: list[tuple[int, int]] = []
         fake = self
 
@@ -430,6 +465,11 @@ class FakeTorch(ModuleType):
             def __init__(self, array: Array, stream: int = 0) -> None:
                 super().__init__(array)
                 self.stream, self.device = stream, SimpleNamespace(index=0)
+
+            def __dlpack__(self, *, stream: Any = None, **more: Any) -> Any:
+                if fake.active != self.device.index:
+                    raise BufferError("Can't export tensors on a different CUDA device index.")
+                return super().__dlpack__(stream=stream, **more)
 
             def record_stream(self, stream: Any) -> None:
                 fake.recorded.append((id(self), stream.cuda_stream))
@@ -447,11 +487,23 @@ class FakeTorch(ModuleType):
             def __exit__(self, *error: Any) -> None:
                 fake.current = self.before
 
+        class Active:
+            def __init__(self, device: int) -> None:
+                self.device = device
+
+            def __enter__(self) -> None:
+                self.before, fake.active = fake.active, self.device
+
+            def __exit__(self, *error: Any) -> None:
+                fake.active = self.before
+
         self.cuda = SimpleNamespace(
             current_stream=lambda device: SimpleNamespace(cuda_stream=fake.current),
             default_stream=lambda device: SimpleNamespace(cuda_stream=0),
             ExternalStream=lambda handle, device: SimpleNamespace(cuda_stream=handle),
             stream=Entered,
+            current_device=lambda: self.active,
+            device=Active,
         )
 
     def device(self, kind: str, index: int) -> Any:
@@ -470,20 +522,28 @@ def test_torch_computes_on_its_current_stream(
     values = x_of(rng)
     x = fake.Tensor(values)
     y = fc.relu(x)
-    assert (type(y), y.stream, fake.recorded, x.streams) == (fake.Tensor, 0, [], [1])
+    assert (type(y), y.stream, fake.recorded, x.streams) == (fake.Tensor, 0, [], [-1])
     np.testing.assert_array_equal(y.array, ref.relu(values))
 
     own = fc.cuda.Stream()
     fake.current = own.ptr
     y = fc.relu(x)
-    assert (y.stream, fake.recorded, x.streams[-1]) == (own.ptr, [], own.ptr)
+    assert (y.stream, fake.recorded, x.streams[-1]) == (own.ptr, [], -1)
+
+    fake.active = 1  # another device is torch's current one: it would refuse to export the array
+    np.testing.assert_array_equal(fc.relu(x).array, ref.relu(values))
+    assert fake.active == 1
 
 
 def test_torch_is_told_of_another_stream(shim: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTorch()
     monkeypatch.setitem(sys.modules, "torch", fake)
     x, out, own = fake.Tensor(x_of(rng)), fake.Tensor(np.zeros((2, 3, 5, 7), np.float32)), fc.cuda.Stream()
+    waits: list[tuple[int, int, int]] = []
+    real = shim.wait
+    monkeypatch.setattr(shim, "wait", lambda *given: (waits.append(given), real(*given)))
     y = fc.relu(x, stream=own)
+    assert waits[0] == (0, own.ptr, 0), "the stream waits for torch's current one"
     assert y.stream == own.ptr, "memory of the stream that writes it"
     assert fake.recorded == [(id(x), own.ptr)]
     assert fc.relu(x, out=out, stream=own) is out

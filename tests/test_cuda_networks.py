@@ -264,6 +264,7 @@ def test_graph_and_single_launches_give_the_same_bits(cuda: Any) -> None:
     source, target = views(cuda, program, x)
     program.run([source], [target], 0)
     with_graph = host(cuda, target)
+    assert program.graph_refusal == "", "it was a graph"
     program.use_graphs(False)
     program.run([source], [target], 0)
     assert host(cuda, target).tobytes() == with_graph.tobytes()

@@ -13,6 +13,8 @@ out=$(mkdir -p "${1:-${OUT:-gpu-results}}" && cd "${1:-${OUT:-gpu-results}}" && 
 log=$out/log.txt
 parts=${PARTS:-facts build tests hopper table steps memcheck racecheck}
 python=${PYTHON:-python3}
+# The toolkit's own folder is on few paths; CMake looks for nvcc nowhere else.
+command -v nvcc > /dev/null || PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 site=${SITE:-$work/site}
@@ -20,18 +22,26 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" CMAKE_BU
 : > "$log"
 summary=()
 failed=0
+planned=0
 began=$SECONDS
 
 say() { printf '%s\n' "$*" | tee -a "$log"; }
 
-# part NAME SECONDS COMMAND...: runs it with a limit, its output into the log and its end to the screen.
+# part NAME SECONDS COMMAND...: runs it with a limit, its output into the log and its end to the screen. Time that parts before it left
+# over is added to the limit, so that the sum stays.
 part() {
-  local name=$1 limit=$2 start=$SECONDS status words
-  shift 2
+  local name=$1 limit start=$SECONDS status words group
   [[ " $parts " == *" $name "* ]] || return 0
+  planned=$((planned + $2))
+  limit=$((planned - (SECONDS - began)))
+  shift 2
+  ((limit > 10)) || limit=10
   say "== $name (at most $limit s)"
-  timeout --kill-after=5 "$limit" "$@" > "$work/part" 2>&1
+  timeout --kill-after=5 "$limit" "$@" > "$work/part" 2>&1 &
+  group=$!
+  wait "$group"
   status=$?
+  kill -KILL -- "-$group" 2> /dev/null  # timeout's process group: whatever a part that was stopped left behind
   cat "$work/part" >> "$log"
   tail -n "${LINES_SHOWN:-12}" "$work/part"
   case $status in
@@ -94,7 +104,7 @@ sanitized() {
   local tool
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer /usr/local/cuda/compute-sanitizer/compute-sanitizer 2> /dev/null | head -n 1)
   [[ -n $tool ]] || { echo "compute-sanitizer is not installed here"; return 77; }
-  "$tool" --tool "$1" --error-exitcode 9 --print-limit 5 "$python" -m fastconv.benchmarks.gpu.small_cases
+  "$tool" --tool "$1" --target-processes all --error-exitcode 9 --print-limit 5 "$python" -m fastconv.benchmarks.gpu.small_cases
 }
 
 export -f facts build gpu_tests sanitized

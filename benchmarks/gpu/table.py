@@ -60,6 +60,7 @@ def network_row(
         row[layout] = {
             "median_ms": statistics.median(samples), "samples_ms": samples,
             "relative_l2": worst_error(logits, expected).relative_l2,
+            "graph_refusal": net.program(own.shape).program.graph_refusal,
         }  # fmt: skip
         del net, own
     row["ms"] = min(row[layout]["median_ms"] for layout in ("NHWC", "NCHW"))
@@ -163,6 +164,9 @@ def measured(save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 row, why = call_isolated("table", arguments, ROW_SECONDS)
                 if row is not None:
                     data["networks"].append(row)
+                    for layout in ("NHWC", "NCHW"):
+                        if row[layout]["graph_refusal"]:
+                            data["failed"].append(f"{row['name']}, {layout}: no graph: {row[layout]['graph_refusal']}")
                 else:
                     data["failed"].append(f"ResNet-50, {name}{', ' + prefer if prefer else ''}: {why}")
                 save(data)
@@ -187,7 +191,9 @@ def markdown(data: dict[str, Any]) -> str:
     ]
     for row in data["networks"]:
         peer, share = row.get("peer"), row.get("share_of_peer")
-        done = row["ms"] <= row["reach_ms"] and (not row["reach_share"] or (share is not None and share <= row["reach_share"]))
+        done = row["ms"] <= row["reach_ms"] and (
+            not row["reach_share"] or (share is not None and share <= row["reach_share"])
+        )
         error = max(row[layout]["relative_l2"] for layout in ("NHWC", "NCHW"))
         if row["form"] == "3xtf32":
             done = done and error <= 2e-6

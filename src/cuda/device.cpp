@@ -164,12 +164,12 @@ DeviceGuard::~DeviceGuard() {
   if (changed_) cudaSetDevice(before_);
 }
 
-RelaxedCapture::RelaxedCapture() {
-  check(cudaThreadExchangeStreamCaptureMode(&mode_), "cudaThreadExchangeStreamCaptureMode");
+RelaxedCapture::RelaxedCapture() noexcept : changed_(cudaThreadExchangeStreamCaptureMode(&mode_) == cudaSuccess) {
+  if (!changed_) cudaGetLastError();
 }
 
 RelaxedCapture::~RelaxedCapture() {
-  cudaThreadExchangeStreamCaptureMode(&mode_);
+  if (changed_) cudaThreadExchangeStreamCaptureMode(&mode_);
 }
 
 bool is_capturing(cudaStream_t stream) {

@@ -43,16 +43,19 @@ class DeviceGuard {
 };
 
 // While it lives, this thread may allocate and wait though some stream of the process is being captured into a graph. For preparations
-// on streams of our own, which no capture knows.
+// on streams of our own, which no capture knows, and for asking and creating events, which would break another thread's capture.
+// Never throws, as destructors use it: where the runtime cannot be asked (after a fault, at the process's end, in a child of fork),
+// the calls that follow say so themselves.
 class RelaxedCapture {
  public:
-  RelaxedCapture();
+  RelaxedCapture() noexcept;
   ~RelaxedCapture();
   RelaxedCapture(const RelaxedCapture&) = delete;
   RelaxedCapture& operator=(const RelaxedCapture&) = delete;
 
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+  bool changed_;
 };
 
 bool is_capturing(cudaStream_t stream);

@@ -1,6 +1,7 @@
 #include "cuda/memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
 
@@ -18,6 +19,8 @@ struct Globals {
   std::map<int, cudaMemPool_t> pools;
   std::map<int, cudaStream_t> streams;
   std::map<int, std::vector<cudaEvent_t>> idle_events;
+  std::map<int, std::vector<cudaStream_t>> idle_streams;
+  std::atomic<bool> abandoned{false};
 };
 
 Globals& globals() {
@@ -35,6 +38,7 @@ cudaMemPool_t pool(int device) {
   properties.allocType = cudaMemAllocationTypePinned;
   properties.location.type = cudaMemLocationTypeDevice;
   properties.location.id = device;
+  const RelaxedCapture relaxed;
   cudaMemPool_t made = nullptr;
   check(cudaMemPoolCreate(&made, &properties), "cudaMemPoolCreate");
   uint64_t kept = kKeptBytes;
@@ -50,10 +54,20 @@ unsigned long long number_of(cudaStream_t stream) {
 }
 
 void* from_pool(int64_t bytes, cudaStream_t stream) {
+  const cudaMemPool_t from = pool(current_device());
+  const RelaxedCapture relaxed;  // a pool may have to grow while another thread captures
   void* data = nullptr;
-  check(cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool(current_device()), stream),
+  check(cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), from, stream),
         ("cudaMallocFromPoolAsync of " + std::to_string(bytes) + " bytes").c_str());
   return data;
+}
+
+cudaStream_t new_stream(int device) {
+  const DeviceGuard guard(device);
+  const RelaxedCapture relaxed;
+  cudaStream_t made = nullptr;
+  check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return made;
 }
 
 }  // namespace
@@ -69,6 +83,7 @@ MarkPtr Mark::record(int device, cudaStream_t stream) {
       idle.pop_back();
     }
   }
+  const RelaxedCapture relaxed;
   if (!handle) check(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   const MarkPtr event(new Mark(device, handle));
   check(cudaEventRecord(handle, stream), "cudaEventRecord");
@@ -87,7 +102,10 @@ Mark::~Mark() {
 }
 
 bool Mark::done() const {
-  return cudaEventQuery(handle_) != cudaErrorNotReady;
+  const RelaxedCapture relaxed;  // else the answer while another thread captures is an error, and that capture broken
+  const cudaError_t status = cudaEventQuery(handle_);
+  if (status != cudaSuccess) cudaGetLastError();
+  return status != cudaErrorNotReady;
 }
 
 cudaStream_t own_stream(int device) {
@@ -95,10 +113,31 @@ cudaStream_t own_stream(int device) {
   const std::lock_guard lock(g.mutex);
   const auto it = g.streams.find(device);
   if (it != g.streams.end()) return it->second;
-  const DeviceGuard guard(device);
-  cudaStream_t made = nullptr;
-  check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  return g.streams.emplace(device, made).first->second;
+  return g.streams.emplace(device, new_stream(device)).first->second;
+}
+
+cudaStream_t borrow_stream(int device) {
+  Globals& g = globals();
+  {
+    const std::lock_guard lock(g.mutex);
+    std::vector<cudaStream_t>& idle = g.idle_streams[device];
+    if (!idle.empty()) {
+      const cudaStream_t stream = idle.back();
+      idle.pop_back();
+      return stream;
+    }
+  }
+  return new_stream(device);
+}
+
+void return_stream(int device, cudaStream_t stream) {
+  Globals& g = globals();
+  const std::lock_guard lock(g.mutex);
+  g.idle_streams[device].push_back(stream);
+}
+
+void abandon() {
+  globals().abandoned = true;
 }
 
 std::shared_ptr<Storage> Storage::allocate(int64_t bytes, cudaStream_t stream) {
@@ -119,7 +158,7 @@ std::shared_ptr<Storage> Storage::allocate(int64_t bytes, cudaStream_t stream) {
 }
 
 Storage::~Storage() {
-  if (!data_) return;
+  if (!data_ || globals().abandoned) return;
   try {
     const DeviceGuard guard(device_);
     const RelaxedCapture relaxed;

@@ -32,6 +32,14 @@ using MarkPtr = std::shared_ptr<const Mark>;
 // A stream of this library on the device, for preparations and for freeing. Never destroyed, never captured.
 cudaStream_t own_stream(int device);
 
+// A stream for one user, and back from them. Never destroyed but lent again: another library may keep its handle for memory that it
+// frees much later.
+cudaStream_t borrow_stream(int device);
+void return_stream(int device, cudaStream_t stream);
+
+// The process ends: what is still held is left to the driver. Other libraries' streams may be gone before their arrays are.
+void abandon();
+
 // Device memory that lives as long as the last work that uses it. Every user calls `acquire` before and `release` after: work on
 // another stream is then ordered behind all that was done before, and freeing waits on the device, never on the host.
 class Storage {

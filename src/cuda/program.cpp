@@ -227,8 +227,15 @@ void Program::log_step(size_t index, std::optional<double> milliseconds) const {
        "cast", to_string(src.dtype), "", 0, 0, milliseconds});
 }
 
+std::string Program::graph_refusal() const {
+  require_final();
+  return slots_->refusal();
+}
+
 void Program::run(const Bindings& bindings, cudaStream_t stream) {
   require_final();
+  if (std::all_of(steps_.begin(), steps_.end(), [this](const Step& s) { return tensors_[s.dst].bytes == 0; }))
+    return;  // a batch of nothing
   const DeviceGuard current(device_.ordinal);
   if (verbose_level() > 0)
     for (size_t i = 0; i < steps_.size(); ++i) log_step(i, {});

@@ -40,6 +40,7 @@ class Program {
   // Seconds of each step on the device: launched one by one with events between, waited for. For benchmarks.
   std::vector<double> run_profiled(const Bindings& bindings, cudaStream_t stream);
   void use_graphs(bool on) { graphs_ = on; }
+  std::string graph_refusal() const;  // why calls are plain launches though graphs are on; empty where they are graphs
 
   struct Tensor {
     enum class Home { input, arena, output } home = Home::arena;

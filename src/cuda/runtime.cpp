@@ -23,12 +23,14 @@ DeviceBuffer::~DeviceBuffer() {
 }
 
 UniqueStream make_stream() {
+  const RelaxedCapture relaxed;
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   return UniqueStream(stream);
 }
 
 UniqueEvent make_event(bool timed) {
+  const RelaxedCapture relaxed;
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming),
         "cudaEventCreateWithFlags");

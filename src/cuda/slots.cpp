@@ -30,7 +30,18 @@ void Slots::run(const Bindings& bindings, cudaStream_t stream, bool graph) {
   // Held until everything is on the stream: the order of enqueuing is the order in which a slot's calls use its arena.
   const std::lock_guard lock(lock_);
   Slot& slot = take(stream, id);
-  if (graph && !slot.exec) build(slot, bindings);
+  graph = graph && refusal_.empty();
+  if (graph && !slot.exec) {
+    try {
+      build(slot, bindings);
+    } catch (const OutOfMemory&) {
+      throw;
+    } catch (const std::runtime_error& e) {
+      // What the driver will not have in a graph it may still launch; a launch that is wrong in itself fails again below.
+      refusal_ = e.what();
+      graph = false;
+    }
+  }
   const bool current = slot.bindings == bindings;
   if (graph && (current || rebind(slot, bindings))) {
     check(cudaGraphLaunch(slot.exec.get(), stream), "cudaGraphLaunch");
@@ -40,6 +51,11 @@ void Slots::run(const Bindings& bindings, cudaStream_t stream, bool graph) {
   check(cudaEventRecord(slot.done.get(), stream), "cudaEventRecord");
 }
 
+std::string Slots::refusal() const {
+  const std::lock_guard lock(lock_);
+  return refusal_;
+}
+
 Slots::Slot& Slots::take(cudaStream_t stream, unsigned long long id) {
   const auto own =
       std::find_if(slots_.begin(), slots_.end(), [&](const auto& s) { return s->used && s->stream == id; });
@@ -47,6 +63,7 @@ Slots::Slot& Slots::take(cudaStream_t stream, unsigned long long id) {
   if (found == slots_.end())
     found = std::find_if(slots_.begin(), slots_.end(),
                          [](const auto& s) { return !s->used || cudaEventQuery(s->done.get()) == cudaSuccess; });
+  cudaGetLastError();  // "not ready" is no error to leave behind
   if (found == slots_.end() && slots_.size() < kSlots) {
     auto made = std::make_unique<Slot>();
     made->arena = DeviceBuffer(std::max<int64_t>(arena_bytes_, 1));
@@ -103,14 +120,14 @@ void Slots::build(Slot& slot, const Bindings& bindings) {
 // False where the launches of these pointers have another shape (another number of kernels for an unaligned array, say): this call goes
 // without a graph, and the next one builds it afresh. One that is still running is freed by the runtime when it ends.
 bool Slots::rebind(Slot& slot, const Bindings& bindings) {
+  slot.bindings = {};  // until all are exchanged: an error in between must not leave a mixture under the old ones' name
   for (size_t i = 0; i < segments_.size(); ++i) {
     if (!segments_[i].bound) continue;
     const UniqueGraph child = captured(segments_[i], bindings, slot.arena.data());
     const cudaError_t error = cudaGraphExecChildGraphNodeSetParams(slot.exec.get(), slot.nodes[i], child.get());
     if (error == cudaSuccess) continue;
     cudaGetLastError();
-    slot.exec = UniqueGraphExec();  // some segments may have the new pointers already
-    slot.bindings = {};
+    slot.exec = UniqueGraphExec();
     return false;
   }
   slot.bindings = bindings;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "cuda/runtime.h"
@@ -33,6 +34,8 @@ class Slots {
 
   // One call on `stream`, which is not being captured.
   void run(const Bindings& bindings, cudaStream_t stream, bool graph);
+  // Why calls go without a graph though one was asked for; empty as long as they do not.
+  std::string refusal() const;
 
  private:
   // The graph is a chain of child graphs, one a segment. Another call's pointers change the launches of the bound ones only: those are
@@ -55,7 +58,8 @@ class Slots {
   const std::vector<Segment> segments_;
   const int64_t arena_bytes_;
   const Enqueue enqueue_;
-  std::mutex lock_;
+  mutable std::mutex lock_;
+  std::string refusal_;
   UniqueStream capture_;
   std::vector<std::unique_ptr<Slot>> slots_;  // the least lately used first
 };

@@ -31,7 +31,7 @@ def view_of(x: Any, name: str, handle: int) -> Any:
     if not hasattr(x, "__dlpack__"):
         return _from_interface(x, name, handle)
     try:
-        capsule = _capsule(x, protocol_number(handle))
+        capsule = _torch_capsule(x, handle) if _is_torch(x) else _capsule(x, protocol_number(handle))
     except Exception as error:
         dtype = dtype_name(x)
         if dtype not in (None, "float32", "float16", "bfloat16"):
@@ -55,6 +55,19 @@ def _capsule(x: Any, stream: int) -> Any:
     capsule = x.__dlpack__(stream=stream)
     _versioned[kind] = False
     return capsule
+
+
+def _torch_capsule(x: Any, handle: int) -> Any:
+    """Ordered here and not by torch, which takes the streams of the current device and knows no per-thread one; and
+    under the array's own device, since torch exports no other's."""
+    cuda, device = sys.modules["torch"].cuda, int(x.device.index)
+    producer = int(cuda.current_stream(x.device).cuda_stream)
+    if producer != handle:
+        backend().wait(device, handle, producer)
+    if cuda.current_device() == device:
+        return _capsule(x, -1)
+    with cuda.device(device):
+        return _capsule(x, -1)
 
 
 def _from_interface(x: Any, name: str, handle: int) -> Any:

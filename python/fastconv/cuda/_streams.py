@@ -48,18 +48,21 @@ def handle_of(stream: Any) -> int:
         return stream.ptr
     protocol = getattr(stream, "__cuda_stream__", None)
     if callable(protocol):
-        return int(protocol()[1])
+        return _number(int(protocol()[1]))
     for name in ("cuda_stream", "ptr"):  # torch, CuPy
         handle = getattr(stream, name, None)
         if handle is not None:
-            return integer(handle, "stream", 0)
+            return _number(integer(handle, "stream", 0))
     if hasattr(stream, "__index__"):
-        handle = integer(stream, "stream", 0)
-        return LEGACY if handle == 1 else handle
+        return _number(integer(stream, "stream", 0))
     raise TypeError(
         "stream must be the integer handle of a CUDA stream, or an object with __cuda_stream__, cuda_stream or ptr; "
         f"got {type(stream).__name__}"
     )
+
+
+def _number(handle: int) -> int:
+    return LEGACY if handle == 1 else handle
 
 
 def protocol_number(handle: int) -> int:
