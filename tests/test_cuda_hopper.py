@@ -1,7 +1,7 @@
 """The wgmma convolution: where everything lies, checked by its definition, and the kernel with each of its tiles.
 
 On the host (`shim`) the copy engine, the barriers and the products of a warpgroup are those of
-tests/cuda_on_cpu/hopper_on_cpu.cpp. First session on a GPU: `pytest -m gpu tests/test_cuda_hopper.py -x`; the cases go
+tests/cuda_on_cpu/hopper_on_cpu.cpp. First of all on a GPU: `pytest -m gpu tests/test_cuda_hopper.py -x`; the cases go
 from one tile with one step to everything at once, so that the first one to fail says where to look.
 """
 
