@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import fastconv
 
 from . import machine, ops, oracle, peers, schema
-from .cases import NETWORK_MACS
+from .networks import MACS
 from .problem import Problem, Suite, format_problem
 from .timing import Series, summarise
 from .unit import F32, Row, WrongResultError, one_line, worst_error
@@ -196,8 +196,9 @@ def plan_of(p: Problem, layout: str, form: str, algorithm: str) -> dict[str, Any
     weight = np.zeros((p.oc, p.ic // p.g, p.kh, p.kw), np.float32)
     conv = fastconv.Conv2d(
         weight, np.zeros(p.oc, np.float32), (p.sh, p.sw), (p.ph, p.pw), (p.dh, p.dw), p.g,
-        layout=_WORDS[layout], weight_layout="OIHW", algorithm=algorithm, device="cuda", dtype=dtype, compute=compute,
-    )  # type: ignore[arg-type]  # fmt: skip
+        layout=_WORDS[layout], weight_layout="OIHW", algorithm=algorithm, device="cuda",  # type: ignore[arg-type]
+        dtype=dtype, compute=compute,  # type: ignore[arg-type]
+    )  # fmt: skip
     return dict(conv.explain(shape))
 
 
@@ -291,6 +292,9 @@ class Run:
 
     def _network(self, batch: int, libraries: Iterable[Any]) -> None:
         name = str(self.settings.network)
+        if not name.startswith("resnet"):
+            self._skip(name, "the network", "only ResNets are built on a GPU here")
+            return
         state, x, expected = network_inputs(name, batch)
         for layout in self.settings.layouts:
             for form in self.settings.forms:
@@ -311,7 +315,7 @@ class Run:
                         self._skip(name, f"{layout.upper()} {form} {algorithm}", str(refused))
                         continue
                     row = self._row("network", "network", name, layout, form, algorithm, batch)
-                    row.update(problem=name, macs=NETWORK_MACS[name] * batch, auto=algorithm == "auto")
+                    row.update(problem=name, macs=MACS[name] * batch, auto=algorithm == "auto")
                     self._finish(row, samples, logits, expected, MAX_NETWORK_L2[form], flops=2 * row["macs"])
         folded = peers.fold_batch_norm(state)
         for peer in libraries:
@@ -332,7 +336,7 @@ class Run:
             self._skip(name, what, f"{type(error).__name__}: {error}")
             return
         row = self._row("network" if p is None else "layer", op, name, layout, peer.dtype, "-", batch, peer.name)
-        macs = NETWORK_MACS[name] * batch if p is None else p.macs * p.n
+        macs = MACS[name] * batch if p is None else p.macs * p.n
         row.update(problem=name if p is None else format_problem(p), macs=macs, kernel=call.detail)
         row.update(repeat=1 if p is None else p.x)
         self._finish(row, samples, result, expected, float("inf"), flops=2 * macs)
@@ -421,7 +425,7 @@ def statistics_of(samples: list[float]) -> Row:
 
 def network_inputs(name: str, batch: int) -> tuple[dict[str, F32], F32, oracle.F64]:
     """(weights, NCHW pictures of which at most two differ, float64 logits of those) as the CPU's benchmark has them."""
-    depth = peers.NETWORKS[name]
+    depth = int(name.removeprefix("resnet"))
     distinct = np.random.default_rng(2).standard_normal((min(batch, 2), 3, 224, 224), np.float32)
     state = fastconv.models.init_state(depth)
     key = (name, len(distinct))

@@ -75,7 +75,7 @@ def network_row(
             "relative_l2": worst_error(call.result(), expected).relative_l2,
         }  # fmt: skip
         row["share_of_peer"] = row["ms"] / row["peer"]["median_ms"]
-        peer.torch.cuda.empty_cache()
+        vars(peer)["torch"].cuda.empty_cache()
     except Exception as error:  # PyTorch may be missing, or raise anything
         row["peer_missing"] = f"{type(error).__name__}: {error}"
     return row
