@@ -178,10 +178,17 @@ def _info(args: argparse.Namespace) -> int:
     _say("")
     columns = ("op", "algorithm", "name", "dtype", "isa", "runs here")
     rows = []
+    # One line instead of seventy where the whole backend cannot run.
+    on_device = [kernel for kernel in kernels if kernel["device"] == "cuda"]
+    unusable = on_device and not any(kernel["supported"] for kernel in on_device)
     for kernel in kernels:
+        if unusable and kernel["device"] == "cuda":
+            continue
         usable = "yes" if kernel["supported"] else f"no: {kernel['reason']}"
         rows.append((*(str(kernel[column]) for column in columns[:-1]), usable))
     _table(columns, rows)
+    if unusable:
+        _say(f"\n{len(on_device)} CUDA kernels, none can run here: {on_device[0]['reason']}")
     return 0
 
 
