@@ -68,8 +68,13 @@ def test_info() -> None:
     machine = fc._core.machine()
     assert str(machine["isa"]) in done.stdout
     assert str(machine["cpu"]) in done.stdout
+    on_device = [row for row in fc.kernels() if row["device"] == "cuda"]
+    listed = any(row["supported"] for row in on_device)
     for row in fc.kernels():
-        assert str(row["name"]) in done.stdout
+        if listed or row["device"] != "cuda":
+            assert str(row["name"]) in done.stdout
+    if on_device and not listed:
+        assert f"{len(on_device)} CUDA kernels, none can run here: {fc.cuda.why_unavailable()}" in done.stdout
 
 
 def test_info_json() -> None:
