@@ -228,7 +228,8 @@ void synchronize(int device) {
 void add_arrays(py::module_& m) {
   // Before the handlers of libraries that were loaded earlier, which destroy their streams.
   py::module_::import("atexit").attr("register")(py::cpp_function(abandon));
-  py::class_<View>(m, "View")
+  // Local to the module, here and in the other files: the tests load this module and its build for the host side by side.
+  py::class_<View>(m, "View", py::module_local())
       .def_property_readonly("shape", [](const View& v) { return tuple_of(v.shape); })
       .def_property_readonly("strides", [](const View& v) { return tuple_of(v.strides); })
       .def_property_readonly("dtype", [](const View& v) { return cu::to_string(v.element); })
@@ -239,7 +240,7 @@ void add_arrays(py::module_& m) {
       .def_property_readonly("contiguous", &View::contiguous)
       .def("reshaped", &View::reshaped, "shape"_a)
       .def("dlpack", to_dlpack, "versioned"_a);
-  py::class_<OwnStream>(m, "Stream")
+  py::class_<OwnStream>(m, "Stream", py::module_local())
       .def(py::init<int>(), "device"_a)
       .def_property_readonly("device", &OwnStream::device)
       .def_property_readonly("handle", &OwnStream::handle)

@@ -225,12 +225,12 @@ double fma_peak(int ordinal, int count) {
 
 void add_programs(py::module_& m) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
-  py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights")
+  py::class_<ConvWeights, std::shared_ptr<ConvWeights>>(m, "ConvWeights", py::module_local())
       .def(py::init(&make_weights), "weight"_a, "bias"_a, "weight_layout"_a, "groups"_a)
       .def_property_readonly("packed_bytes", &ConvWeights::packed_bytes)
       .def_property_readonly("shape", [](const ConvWeights& w) { return tuple_of(w.shape()); });
 
-  py::class_<Program, std::shared_ptr<Program>>(m, "Program")
+  py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
       .def(py::init([](int device, const std::string& compute) {
              return dropped_unlocked(new Program(device, parse_compute(compute)));
            }),
@@ -313,7 +313,7 @@ void add_programs(py::module_& m) {
       .def_property_readonly("arena_bytes", &Program::arena_bytes)
       .def_property_readonly("workspace_bytes", &Program::workspace_bytes);
 
-  py::class_<Recording>(m, "Recording")
+  py::class_<Recording>(m, "Recording", py::module_local())
       .def(py::init<int>(), "device"_a)
       .def_property_readonly("stream", &Recording::stream)
       .def("begin", &Recording::begin)
