@@ -109,7 +109,7 @@ def test_table(quick: Any) -> None:
     timed = {"median_ms": 1.0, "relative_l2": 1e-6}
     networks = [
         {"name": f"ResNet-50, {name}", "form": form, "batch": n, "reach_ms": ms, "reach_share": share, "ms": 1.0,
-         "NHWC": timed, "NCHW": timed, "peer": {"median_ms": 0.8}, "share_of_peer": 0.8}
+         "NHWC": timed, "NCHW": timed, "peer": {"median_ms": 2.0}, "share_of_peer": 0.5}
         for name, form, n, ms, share, _ in table.NETWORKS
     ]  # fmt: skip
     facts = {"name": "made up", "copy_bandwidth": 1e12, "fma_peak": 1e13}
@@ -118,6 +118,9 @@ def test_table(quick: Any) -> None:
     assert first.endswith("| no |")
     assert second.endswith("| yes |")
     assert "FAILED: x" in text
+    slow = [{**row, "share_of_peer": 0.75} for row in networks]
+    text = table.markdown({"gpu": facts, "networks": slow, "moving": moving, "failed": []})
+    assert next(line for line in text.splitlines() if "batch 32 " in line).endswith("| no |")
     json.dumps(moving)
 
 
