@@ -1,69 +1,20 @@
 #include "common/plan.h"
 
 #include <algorithm>
-#include <list>
-#include <map>
 #include <tuple>
 
 #include "common/environment.h"
-#include "common/lock.h"
 #include "common/log.h"
+#include "common/planning.h"
 
 namespace fastconv {
 namespace {
 
-constexpr size_t kCachedPlans = 1024;  // far more than a network has layers; an entry is a few hundred bytes
-
 using Key = std::tuple<Problem, Preference, bool, Isa>;
 
-// Least recently used goes first.
-class Cache {
- public:
-  PlanPtr find(const Key& key) {
-    const CoreLock lock;
-    const auto it = map_.find(key);
-    if (it == map_.end()) return nullptr;
-    order_.splice(order_.begin(), order_, it->second.second);
-    return it->second.first;
-  }
-  void insert(const Key& key, PlanPtr plan) {
-    const CoreLock lock;
-    if (map_.count(key)) return;
-    order_.push_front(key);
-    map_.emplace(key, std::pair(std::move(plan), order_.begin()));
-    if (map_.size() > kCachedPlans) {
-      map_.erase(order_.back());
-      order_.pop_back();
-    }
-  }
-
- private:
-  std::list<Key> order_;
-  std::map<Key, std::pair<PlanPtr, std::list<Key>::iterator>> map_;
-};
-
-Cache& cache() {
-  static Cache* const instance = new Cache;  // never destroyed: threads may still plan while the interpreter shuts down
+PlanCache<Key, Plan>& cache() {
+  static auto* const instance = new PlanCache<Key, Plan>;  // never destroyed: threads may still plan while the interpreter shuts down
   return *instance;
-}
-
-bool answers_to(const Algorithm& a, const std::string& name) {
-  return name == a.name || name == a.kernel;
-}
-
-bool any_answers_to(const std::vector<const Algorithm*>& list, const std::string& name) {
-  return std::any_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); });
-}
-
-std::string known_names(const std::vector<const Algorithm*>& list) {
-  std::string known = "\"auto\"";
-  std::vector<std::string> seen;
-  for (const Algorithm* a : list) {
-    if (std::find(seen.begin(), seen.end(), a->name) != seen.end()) continue;
-    seen.push_back(a->name);
-    known += ", \"" + seen.back() + "\"";
-  }
-  return known;
 }
 
 PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool winograd, const Machine& machine) {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "common/arena.h"
 #include "common/lock.h"
 #include "common/log.h"
 #include "cpu/parallel.h"
@@ -145,51 +146,13 @@ void Program::output(int x) {
   outputs_.push_back(x);
 }
 
-// First fit in the order of the steps: a tensor lives from the step that writes it to the last that reads it. A step that is the last to
-// read its residual writes over it: every algorithm reads an element of the residual just before it stores that element of the output,
-// and the sum then lands in lines that are in the cache already instead of asking for new ones.
-void Program::lay_out_arena() {
-  std::vector<int> last(tensors_.size(), -1);
-  for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
-    last[steps_[i].src] = i;
-    if (steps_[i].residual >= 0) last[steps_[i].residual] = i;
-  }
-  struct Live {
-    int64_t begin, end;
-    int until;
-  };
-  std::vector<Live> live;
-  for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
-    Tensor& t = tensors_[steps_[i].dst];
-    if (t.home != Tensor::Home::arena) continue;
-    const int over = steps_[i].residual;
-    if (over >= 0 && over != steps_[i].src && last[over] == i && tensors_[over].home == Tensor::Home::arena) {
-      t.place = tensors_[over].place;
-      for (Live& l : live)
-        if (l.begin == t.place) l.until = std::max(last[steps_[i].dst], i);
-      continue;
-    }
-    std::erase_if(live, [i](const Live& l) { return l.until < i; });
-    std::sort(live.begin(), live.end(), [](const Live& a, const Live& b) { return a.begin < b.begin; });
-    const int64_t bytes = round_up(t.bytes, kAlign);
-    int64_t at = 0;
-    for (const Live& l : live) {
-      if (at + bytes <= l.begin) break;
-      at = std::max(at, l.end);
-    }
-    t.place = at;
-    arena_bytes_ = std::max(arena_bytes_, at + bytes);
-    live.push_back({at, at + bytes, std::max(last[steps_[i].dst], i)});
-  }
-}
-
 void Program::finalize() {
   const std::lock_guard lock(building_);
   require_open();
   if (outputs_.empty()) throw std::invalid_argument("the program has no output");
-  arena_bytes_ = scratch_bytes_ = 0;
+  scratch_bytes_ = 0;
   cycles_ = 0;
-  lay_out_arena();
+  arena_bytes_ = lay_out_arena(tensors_, steps_, kAlign, /*in_place=*/true);
   for (Step& s : steps_) {
     cycles_ += estimated_cycles(s.plan->problem);
     scratch_bytes_ = std::max(scratch_bytes_, round_up(s.plan->scratch_bytes, kAlign));

@@ -73,7 +73,6 @@ class Program {
   int tensor(const Shape& shape);
   const Tensor& checked(int x) const;
   void require_open() const;
-  void lay_out_arena();
 
   std::vector<Tensor> tensors_;
   std::vector<Step> steps_;

@@ -4,12 +4,10 @@
 // Numerics: float16 and bfloat16 to each other through float32. Measured: not measured; bound by bandwidth, at 6 bytes an element.
 #include "cuda/cast.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 
 namespace fastconv::cuda {
 namespace {
@@ -17,52 +15,23 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 8192;
 
-__device__ inline float to_float(float x) {
-  return x;
-}
-__device__ inline float to_float(__half x) {
-  return __half2float(x);
-}
-__device__ inline float to_float(__nv_bfloat16 x) {
-  return __bfloat162float(x);
-}
-template <class T>
-__device__ inline T from_float(float x);
-template <>
-__device__ inline float from_float<float>(float x) {
-  return x;
-}
-template <>
-__device__ inline __half from_float<__half>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-template <class T>
-struct alignas(4 * sizeof(T)) Four {
-  T value[4];
-};
-
 template <class From, class To>
 __global__ void cast_kernel(const From* src, To* dst, int64_t fours, int64_t elements) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = first; i < fours; i += stride) {
-    const Four<From> in = reinterpret_cast<const Four<From>*>(src)[i];
-    Four<To> out;
+    const Vector<From, 4> in = reinterpret_cast<const Vector<From, 4>*>(src)[i];
+    Vector<To, 4> out;
     for (int j = 0; j < 4; ++j) out.value[j] = from_float<To>(to_float(in.value[j]));
-    reinterpret_cast<Four<To>*>(dst)[i] = out;
+    reinterpret_cast<Vector<To, 4>*>(dst)[i] = out;
   }
   for (int64_t i = 4 * fours + first; i < elements; i += stride) dst[i] = from_float<To>(to_float(src[i]));
 }
 
 template <class From, class To>
 void run(const void* src, void* dst, int64_t elements, cudaStream_t stream) {
-  const bool aligned = reinterpret_cast<uintptr_t>(src) % alignof(Four<From>) == 0 &&
-                       reinterpret_cast<uintptr_t>(dst) % alignof(Four<To>) == 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(src) % alignof(Vector<From, 4>) == 0 &&
+                       reinterpret_cast<uintptr_t>(dst) % alignof(Vector<To, 4>) == 0;
   const int64_t fours = aligned ? elements / 4 : 0;
   const int64_t items = aligned ? std::max<int64_t>(fours, elements % 4) : elements;
   const int64_t blocks = std::min((items + kThreads - 1) / kThreads, kMaxBlocks);

@@ -1,71 +1,29 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
-#include <list>
-#include <map>
 #include <tuple>
 
 #include "common/environment.h"
-#include "common/lock.h"
 #include "common/log.h"
+#include "common/planning.h"
 
 namespace fastconv::cuda {
 namespace {
 
-constexpr size_t kCachedPlans = 1024;
 constexpr const char* kDtypes[] = {"float32", "float16", "bfloat16"};
 constexpr const char* kComputes[] = {"float32", "tf32", "3xtf32"};
 
 using Key = std::tuple<Task, Preference, int>;  // the device by its ordinal; assumed ones are not kept
 
-// Least recently used goes first.
-class Cache {
- public:
-  PlanPtr find(const Key& key) {
-    const CoreLock lock;
-    const auto it = map_.find(key);
-    if (it == map_.end()) return nullptr;
-    order_.splice(order_.begin(), order_, it->second.second);
-    return it->second.first;
-  }
-  void insert(const Key& key, PlanPtr plan) {
-    const CoreLock lock;
-    if (map_.count(key)) return;
-    order_.push_front(key);
-    map_.emplace(key, std::pair(std::move(plan), order_.begin()));
-    if (map_.size() > kCachedPlans) {
-      map_.erase(order_.back());
-      order_.pop_back();
-    }
-  }
-
- private:
-  std::list<Key> order_;
-  std::map<Key, std::pair<PlanPtr, std::list<Key>::iterator>> map_;
-};
-
-Cache& cache() {
-  static Cache& instance = *new Cache;  // never destroyed, as the CPU's
-  return instance;
-}
-
-bool answers_to(const Algorithm& a, const std::string& name) {
-  return name == a.name || name == a.kernel;
-}
-
-bool any_answers_to(const std::vector<const Algorithm*>& list, const std::string& name) {
-  return std::any_of(list.begin(), list.end(), [&](const Algorithm* a) { return answers_to(*a, name); });
+PlanCache<Key, Plan>& cache() {
+  static auto* const instance = new PlanCache<Key, Plan>;  // never destroyed, as the CPU's
+  return *instance;
 }
 
 void require_known(const std::vector<const Algorithm*>& list, const std::string& name) {
-  if (name == "auto") return;
-  std::string known = "\"auto\"", last;
-  for (const Algorithm* a : list) {
-    if (answers_to(*a, name)) return;
-    if (last != a->name) known += std::string(", \"") + a->name + "\"";
-    last = a->name;
-  }
-  throw std::invalid_argument("algorithm must be one of " + known + " on a CUDA device; got \"" + name + "\"");
+  if (name == "auto" || any_answers_to(list, name)) return;
+  throw std::invalid_argument("algorithm must be one of " + known_names(list) + " on a CUDA device; got \"" + name +
+                              "\"");
 }
 
 PlanPtr plan_uncached(const Task& task, const Preference& preference, const DeviceLimits& device) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "common/arena.h"
 #include "common/buffer.h"
 #include "common/log.h"
 #include "cuda/cast.h"
@@ -125,36 +126,6 @@ void Program::output(int x) {
   outputs_.push_back(x);
 }
 
-// First fit in the order of the steps: a tensor lives from the step that writes it to the last that reads it. The steps run one after the
-// other, so that one workspace behind the tensors serves them all.
-void Program::lay_out_arena() {
-  std::vector<int> last(tensors_.size(), -1);
-  for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
-    last[steps_[i].src] = i;
-    if (steps_[i].residual >= 0) last[steps_[i].residual] = i;
-  }
-  struct Live {
-    int64_t begin, end;
-    int until;
-  };
-  std::vector<Live> live;
-  for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
-    Tensor& t = tensors_[steps_[i].dst];
-    if (t.home != Tensor::Home::arena) continue;
-    std::erase_if(live, [i](const Live& l) { return l.until < i; });
-    std::sort(live.begin(), live.end(), [](const Live& a, const Live& b) { return a.begin < b.begin; });
-    const int64_t bytes = round_up(t.bytes, kDeviceAlign);
-    int64_t at = 0;
-    for (const Live& l : live) {
-      if (at + bytes <= l.begin) break;
-      at = std::max(at, l.end);
-    }
-    t.place = at;
-    arena_bytes_ = std::max(arena_bytes_, at + bytes);
-    live.push_back({at, at + bytes, std::max(last[steps_[i].dst], i)});
-  }
-}
-
 void Program::split_at_bindings() {
   const auto outside = [this](int x) { return x >= 0 && tensors_[x].home != Tensor::Home::arena; };
   for (size_t i = 0; i < steps_.size(); ++i) {
@@ -170,9 +141,10 @@ void Program::finalize() {
   require_open();
   if (outputs_.empty()) throw std::invalid_argument("the program has no output");
   const DeviceGuard current(device_.ordinal);
-  arena_bytes_ = workspace_bytes_ = 0;
+  workspace_bytes_ = 0;
   segments_.clear();
-  lay_out_arena();
+  // The steps run one after the other, so that one workspace behind the tensors serves them all.
+  arena_bytes_ = lay_out_arena(tensors_, steps_, kDeviceAlign, /*in_place=*/false);
   split_at_bindings();
   for (Step& s : steps_) {
     if (s.plan) workspace_bytes_ = std::max(workspace_bytes_, round_up(s.plan->workspace_bytes, kDeviceAlign));

@@ -70,7 +70,6 @@ class Program {
   const Tensor& checked(int x) const;
   void require_open() const;
   void require_final() const;
-  void lay_out_arena();
   void split_at_bindings();
   void log_step(size_t index, std::optional<double> milliseconds) const;
   void enqueue(size_t begin, size_t end, const Bindings& bindings, std::byte* arena, cudaStream_t stream) const;

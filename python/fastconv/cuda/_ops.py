@@ -29,8 +29,8 @@ class Job:
         if reason:
             raise ValueError(f"{name} lies on a CUDA device, but CUDA is not available: {reason}")
         self.module = backend()
-        self.library: Library = library_of(input)
-        current = self.library.stream(input)
+        self.producer: Library = library_of(input)
+        current = self.producer.stream(input)
         self.handle = current if stream is None else handle_of(stream)
         self._same = self.handle == current
         self._arrays: list[Any] = []
@@ -65,7 +65,7 @@ class Job:
         """Where a result goes: `out`, judged, or a new array of the input's library."""
         kind = self.dtype if dtype is None else dtype
         if out is None:
-            made, view = self.library.empty(shape, kind, self.device, self.handle, self._same)
+            made, view = self.producer.empty(shape, kind, self.device, self.handle, self._same)
             return Target(view, None, made)
         view = view_of(out, "out", self.handle)
         if view.dtype != kind:
@@ -81,9 +81,9 @@ class Job:
     def finish(self, target: Target) -> Any:
         """What the caller gets, when the work is enqueued."""
         if self._arrays:
-            self.library.keep(self.device, self.handle, self._same, self._arrays)
+            self.producer.keep(self.device, self.handle, self._same, self._arrays)
             self._arrays = []
-        return target.out if target.made is None else self.library.finish(target.made)
+        return target.out if target.made is None else self.producer.finish(target.made)
 
 
 class Target(NamedTuple):

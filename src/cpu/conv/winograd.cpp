@@ -156,8 +156,6 @@ template <int O>
 void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int64_t first, int64_t count,
               const Range& panels, const float* v, float* m) {
   using W = Winograd<O>;
-  // Weights past this will not all lie in the L2 when their turn comes, so the next ones are fetched meanwhile.
-  constexpr int64_t kWorthFetchingBytes = 1 << 19;
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const auto& leaf = W::leaf(plan.isa);
@@ -182,7 +180,7 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
       g.a = v + position * w.v_position;
       g.b = static_cast<const float*>(args.packed) + (panel * W::kPositions + position) * block;
       fetch.clear();
-      if (plan.packed_bytes > kWorthFetchingBytes && g.b + block < end)
+      if (worth_fetching(plan) && g.b + block < end)
         fetch.add_spread(g.b + block, block, div_up(count, b.mr));
       fetch.give(g);
       g.c = m + position * t.m_position;

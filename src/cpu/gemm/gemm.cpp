@@ -81,9 +81,8 @@ Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count,
 
 void fetch_next_panel(FetchList& list, const Plan& plan, const Operands& args, const Range& mine, int64_t unit,
                       int64_t tiles) {
-  constexpr int64_t kWorthFetchingBytes = 1 << 19;
   const int64_t size = reduction(plan.problem) * plan.blocking.nr;
-  if (unit + 1 < mine.end && plan.packed_bytes > kWorthFetchingBytes)
+  if (unit + 1 < mine.end && worth_fetching(plan))
     list.add_spread(static_cast<const float*>(args.packed) + (unit + 1) * size, size, tiles);
 }
 

@@ -87,8 +87,14 @@ class FetchList {
 // the results go. `pixel`: offset in dst of the first pixel, first channel.
 void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t unit, int64_t pixel);
 
+// Packed weights past this will not all lie in the L2 when their turn comes: the next ones are fetched meanwhile.
+inline bool worth_fetching(const Plan& plan) {
+  constexpr int64_t kBytes = 1 << 19;
+  return plan.packed_bytes > kBytes;
+}
+
 // Adds the weights of the panel after `unit`, where there is one in `mine`, the panels that this thread walks, and where
-// weights are too large to lie in the L2 already when their turn comes. `tiles`: register tiles of a panel.
+// they are worth it. `tiles`: register tiles of a panel.
 void fetch_next_panel(FetchList& list, const Plan& plan, const Operands& args, const Range& mine, int64_t unit,
                       int64_t tiles);
 

@@ -7,9 +7,8 @@
 // Numerics: one sequential sum over K per output.
 // Measured (2-core Granite-Rapids-class Xeon, one thread, 2026-11-20): the bare loop 90 to 96 % of the FMA peak at
 // K = 128..1024 with its operands in the L2; inside a 3x3 128 -> 64 convolution at 28x28 84 to 87 % (180 GFLOP/s).
-// Tried: 6x64, 9x48, 8x48, 7x48 and 12x32 tiles, 90 to 95 % in the same loop; unrolling K by 2 or 4, no gain; asking for
-// the lines of c and residual during the reduction, ResNet-50 31.0 against 30.6 ms, dropped. Fetching the next panel of
-// weights a line a step is kept: the 3x3 layers of ResNet-50's stage 4 went from 52 to 67 % of the peak.
+// Tried: 6x64, 9x48, 8x48, 7x48 and 12x32 tiles, 90 to 95 % in the same loop; unrolling K by 2 or 4, no gain. What the drivers
+// fetch during the reduction (GemmPanel::fetch), and what that gave: docs/performance.md.
 #include "cpu/simd/simd_avx512.h"
 //
 #include "cpu/gemm/gemm_body.h"
