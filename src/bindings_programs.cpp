@@ -136,7 +136,7 @@ void add_programs(py::module_& m) {
           },
           "x"_a, "source"_a, "target"_a)
       .def("output", &Program::output, "x"_a)
-      .def("finalize", &Program::finalize, py::call_guard<py::gil_scoped_release>())
+      .def("finalize", &Program::finalize, "l2_bytes"_a = 0, py::call_guard<py::gil_scoped_release>())
       .def(
           "shape", [](const Program& self, int x) { return tuple_of(self.shape(x)); }, "x"_a)
       .def(
@@ -168,6 +168,12 @@ void add_programs(py::module_& m) {
                row["output_shape"] = tuple_of(self.tensors()[s.dst].shape);
                rows.append(row);
              }
+             return rows;
+           })
+      .def("chains",
+           [](const Program& self) {
+             py::list rows;
+             for (const fc::Together& c : self.chains()) rows.append(py::make_tuple(c.first, c.last));
              return rows;
            })
       .def_property_readonly("arena_bytes", &Program::arena_bytes)

@@ -124,9 +124,9 @@ class Program:
         """y = x * scale[c] + shift[c]."""
     def convert_layout(self, x: int, source: str, target: str) -> int: ...
     def output(self, x: int) -> None: ...
-    def finalize(self) -> None:
+    def finalize(self, l2_bytes: int = 0) -> None:
         """Packs weights and lays the arena out. After this the program is immutable and may be called from many
-        threads."""
+        threads. l2_bytes: decides, with the number of threads, which steps run depth-first; 0: this machine's L2."""
     def shape(self, x: int) -> tuple[int, ...]: ...
     def run(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> None: ...
     def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
@@ -134,6 +134,8 @@ class Program:
     def steps(self) -> list[dict[str, Any]]:
         """One dict a step, the plan's own words: op, layout, shapes, algorithm, kernel, ukernel, isa, blocking, macs,
         packed_bytes, workspace_bytes, conversions, refused (algorithm -> reason)."""
+    def chains(self) -> list[tuple[int, int]]:
+        """First and last step of each run of steps that goes through the network by bands of rows, together."""
     @property
     def arena_bytes(self) -> int: ...
     @property

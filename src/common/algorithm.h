@@ -37,6 +37,7 @@ struct Blocking {
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
   bool ahead = false;           // a block's inputs and outputs are fetched while the block before is computed
   int64_t panels = 0;           // packed weight panels per group
+  int64_t row_unit = 1;  // output rows that are computed together, so that their bits depend on where the first lies
 };
 
 // Immutable once made. Pointers point at constant descriptors of this library.

@@ -4,6 +4,18 @@
 #include <stdexcept>
 
 namespace fastconv {
+namespace {
+
+// A switch that is on unless it is 0.
+bool is_on(const char* name) {
+  const char* text = std::getenv(name);
+  const std::string asked = text ? text : "";
+  if (!asked.empty() && asked != "0" && asked != "1")
+    throw std::invalid_argument(std::string(name) + " must be 0 or 1; got '" + asked + "'");
+  return asked != "0";
+}
+
+}  // namespace
 
 const std::string& forced_kernel() {
   static const std::string& name = *new std::string([] {
@@ -14,13 +26,12 @@ const std::string& forced_kernel() {
 }
 
 bool winograd_allowed() {
-  static const bool allowed = [] {
-    const char* text = std::getenv("FASTCONV_WINOGRAD");
-    const std::string asked = text ? text : "";
-    if (!asked.empty() && asked != "0" && asked != "1")
-      throw std::invalid_argument("FASTCONV_WINOGRAD must be 0 or 1; got '" + asked + "'");
-    return asked != "0";
-  }();
+  static const bool allowed = is_on("FASTCONV_WINOGRAD");
+  return allowed;
+}
+
+bool depth_first_allowed() {
+  static const bool allowed = is_on("FASTCONV_DEPTH_FIRST");
   return allowed;
 }
 

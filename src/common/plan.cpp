@@ -13,7 +13,8 @@ namespace {
 using Key = std::tuple<Problem, Preference, bool, Isa>;
 
 PlanCache<Key, Plan>& cache() {
-  static auto* const instance = new PlanCache<Key, Plan>;  // never destroyed: threads may still plan while the interpreter shuts down
+  static auto* const instance =
+      new PlanCache<Key, Plan>;  // never destroyed: threads may still plan while the interpreter shuts down
   return *instance;
 }
 

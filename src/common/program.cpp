@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "common/arena.h"
+#include "common/depth_first.h"
 #include "common/lock.h"
 #include "common/log.h"
 #include "cpu/parallel.h"
@@ -46,6 +47,7 @@ void BufferPool::give(Buffer buffer) {
   if (idle_.size() < max_idle_) idle_.push_back(std::move(buffer));
 }
 
+Program::~Program() = default;
 Program::Program() : arenas_(std::make_unique<BufferPool>(kIdleBuffers, INT64_MAX)) {}
 
 void Program::require_open() const {
@@ -146,20 +148,123 @@ void Program::output(int x) {
   outputs_.push_back(x);
 }
 
-void Program::finalize() {
+std::shared_ptr<const Program::Schedules> Program::schedules_for(int threads) {
+  {
+    const CoreLock lock;
+    if (const auto it = schedules_.find(threads); it != schedules_.end()) return it->second;
+  }
+  auto made = std::make_shared<Schedules>();  // outside the lock: two threads may make the same, the first is kept
+  for (const Together& c : chains_) {
+    std::shared_ptr<const BandSchedule> schedule = schedule_bands(plans_of(c), threads, band_bytes_);
+    made->push_back(schedule ? schedule : schedule_bands(plans_of(c), 1, band_bytes_));
+  }
+  const CoreLock lock;
+  return schedules_.emplace(threads, std::move(made)).first->second;
+}
+
+std::vector<PlanPtr> Program::plans_of(const Together& chain) const {
+  std::vector<PlanPtr> plans;
+  for (int i = chain.first; i <= chain.last; ++i) plans.push_back(steps_[i].plan);
+  return plans;
+}
+
+void Program::finalize(int64_t l2_bytes) {
   const std::lock_guard lock(building_);
   require_open();
   if (outputs_.empty()) throw std::invalid_argument("the program has no output");
   scratch_bytes_ = 0;
   cycles_ = 0;
-  arena_bytes_ = lay_out_arena(tensors_, steps_, kAlign, /*in_place=*/true);
   for (Step& s : steps_) {
     cycles_ += estimated_cycles(s.plan->problem);
     scratch_bytes_ = std::max(scratch_bytes_, round_up(s.plan->scratch_bytes, kAlign));
     if (s.weights) s.packed = s.weights->packed(*s.plan);
   }
+  if (l2_bytes == 0) l2_bytes = current_machine().l2_bytes;
+  band_bytes_ = l2_bytes / 2;  // the other half: weights, and what is on its way
+  const int threads = useful_threads(cycles_);
+  chains_ = find_chains(steps_, tensors_, l2_bytes, threads);
+  std::erase_if(chains_, [&](const Together& c) { return !schedule_bands(plans_of(c), 1, band_bytes_); });
+  for (const std::shared_ptr<const BandSchedule>& s : *schedules_for(threads))
+    scratch_bytes_ = std::max(scratch_bytes_, s->scratch_bytes);
+  for (const Together& c : chains_)
+    for (int i = c.first; i < c.last; ++i) tensors_[steps_[i].dst].home = Tensor::Home::bands;
+  arena_bytes_ = lay_out_arena(tensors_, steps_, kAlign, /*in_place=*/true, chains_);
   finalized_ = true;
 }
+
+namespace {
+
+// What the steps of one call have in common.
+struct Call {
+  const std::vector<Program::Step>& steps;
+  const std::vector<Program::Tensor>& tensors;
+  const std::vector<const float*>& inputs;
+  const std::vector<float*>& outputs;
+  std::byte* arena;
+  std::vector<double>* seconds;
+
+  float* where(int x) const {
+    if (x < 0) return nullptr;
+    const Program::Tensor& t = tensors[x];
+    switch (t.home) {
+      case Program::Tensor::Home::input:
+        return const_cast<float*>(inputs[t.place]);
+      case Program::Tensor::Home::output:
+        return outputs[t.place];
+      default:
+        return reinterpret_cast<float*>(arena + t.place);
+    }
+  }
+  Operands operands(const Program::Step& s) const {
+    Operands args;
+    args.src = where(s.src);
+    args.dst = where(s.dst);
+    args.residual = where(s.residual);
+    args.packed = s.packed ? s.packed->data() : nullptr;
+    args.bias = s.weights ? s.weights->bias() : s.shift.data();
+    args.scale = s.scale.data();
+    return args;
+  }
+  // Adds the time since `started` to step i, where times are wanted. One thread calls it.
+  void charge(size_t i, double& started) const {
+    const double ended = now();
+    (*seconds)[i] += ended - started;
+    started = ended;
+  }
+};
+
+// A thread's part of a chain: its segments one after the other, each from its first band to its last.
+void run_bands(const Call& call, const Together& chain, const BandSchedule& schedule, int part, std::byte* scratch,
+               double* started) {
+  Barrier alone(1);
+  Worker worker{0, 1, scratch + schedule.step_scratch, &alone, scratch + schedule.step_scratch};
+  const int count = chain.last - chain.first + 1;
+  for (const BandSchedule::Segment& segment : schedule.threads[part]) {
+    for (const Band& band : *segment.bands) {
+      for (int k = 0; k < count; ++k) {
+        const BandStep& b = band[k];
+        if (!b.plan) continue;
+        const Program::Step& s = call.steps[chain.first + k];
+        const Problem& p = s.plan->problem;
+        Operands args = call.operands(s);
+        const auto buffer = [&](int of) { return reinterpret_cast<float*>(scratch + schedule.buffers[of]); };
+        args.src = (k == 0 ? args.src + segment.image * p.ic * p.ih * p.iw : buffer(k - 1)) + b.src;
+        if (args.residual) args.residual += segment.image * p.oc * p.oh * p.ow + b.residual;
+        if (k + 1 == count) {
+          args.dst += segment.image * p.oc * p.oh * p.ow;
+        } else {
+          args.dst = buffer(k);
+          if (b.kept) std::memmove(args.dst, args.dst + b.kept_at, b.kept * sizeof(float));
+        }
+        args.dst += b.dst;
+        b.plan->algorithm->run(*b.plan, args, worker);
+        if (started) call.charge(chain.first + k, *started);
+      }
+    }
+  }
+}
+
+}  // namespace
 
 void Program::run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
                   std::vector<double>* seconds) {
@@ -169,39 +274,30 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
   if (!seconds && verbose) seconds = &own;
   if (seconds) seconds->assign(steps_.size(), 0.0);
   const int threads = useful_threads(cycles_);
-  Buffer arena = arenas_->take(std::max<int64_t>(arena_bytes_ + scratch_bytes_ * threads, 1));
-  const auto where = [&](int x) -> float* {
-    if (x < 0) return nullptr;
-    const Tensor& t = tensors_[x];
-    switch (t.home) {
-      case Tensor::Home::input:
-        return const_cast<float*>(inputs[t.place]);
-      case Tensor::Home::output:
-        return outputs[t.place];
-      default:
-        return reinterpret_cast<float*>(arena.data() + t.place);
-    }
-  };
+  const std::shared_ptr<const Schedules> schedules = schedules_for(threads);
+  int64_t scratch_bytes = scratch_bytes_;
+  for (const auto& s : *schedules) scratch_bytes = std::max(scratch_bytes, s->scratch_bytes);
+  Buffer arena = arenas_->take(std::max<int64_t>(arena_bytes_ + scratch_bytes * threads, 1));
+  const Call call{steps_, tensors_, inputs, outputs, arena.data(), seconds};
   parallel(threads, [&](int tid, int nthr, Barrier& barrier) {
-    std::byte* const scratch = arena.data() + arena_bytes_;
-    Worker worker{tid, nthr, scratch + scratch_bytes_ * tid, &barrier, scratch};
+    std::byte* const common = arena.data() + arena_bytes_;
+    Worker worker{tid, nthr, common + scratch_bytes * tid, &barrier, common};
     double started = seconds && tid == 0 ? now() : 0;
+    double* const clock = seconds && tid == 0 ? &started : nullptr;
+    size_t chain = 0;
     for (size_t i = 0; i < steps_.size(); ++i) {
-      const Step& s = steps_[i];
-      Operands args;
-      args.src = where(s.src);
-      args.dst = where(s.dst);
-      args.residual = where(s.residual);
-      args.packed = s.packed ? s.packed->data() : nullptr;
-      args.bias = s.weights ? s.weights->bias() : s.shift.data();
-      args.scale = s.scale.data();
-      if (tensors_[s.dst].bytes > 0) s.plan->algorithm->run(*s.plan, args, worker);  // none: a batch of nothing
-      if (nthr > 1) barrier.wait();
-      if (seconds && tid == 0) {
-        const double ended = now();
-        (*seconds)[i] = ended - started;
-        started = ended;
+      const Step* s = &steps_[i];
+      if (chain < chains_.size() && static_cast<size_t>(chains_[chain].first) == i) {
+        // Fewer threads than asked for may have come: each then takes several parts.
+        const BandSchedule& schedule = *(*schedules)[chain];
+        for (int part = tid; part < static_cast<int>(schedule.threads.size()); part += nthr)
+          run_bands(call, chains_[chain], schedule, part, worker.scratch, clock);
+        i = chains_[chain++].last;
+      } else if (tensors_[s->dst].bytes > 0) {  // none: a batch of nothing
+        s->plan->algorithm->run(*s->plan, call.operands(*s), worker);
       }
+      if (nthr > 1) barrier.wait();
+      if (clock) call.charge(i, *clock);
     }
   });
   arenas_->give(std::move(arena));

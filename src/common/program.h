@@ -3,10 +3,12 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "common/arena.h"
 #include "common/buffer.h"
 #include "common/plan.h"
 #include "common/weights.h"
@@ -26,9 +28,12 @@ class BufferPool {
   std::vector<Buffer> idle_;
 };
 
+struct BandSchedule;  // common/depth_first.h
+
 class Program {
  public:
   Program();
+  ~Program();
 
   // Building. Tensors are named by their index.
   int input(const Shape& shape);
@@ -38,7 +43,7 @@ class Program {
   int batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout);
   int step(const Problem& problem, int x, const Preference& preference, const Shape& out);  // an op without parameters
   void output(int x);
-  void finalize();
+  void finalize(int64_t l2_bytes = 0);  // 0: this machine's; decides which steps run depth-first
 
   const Shape& shape(int x) const;
 
@@ -47,7 +52,7 @@ class Program {
            std::vector<double>* seconds = nullptr);
 
   struct Tensor {
-    enum class Home { input, arena, output } home = Home::arena;
+    enum class Home { input, arena, output, bands } home = Home::arena;  // bands: never whole, see common/depth_first.h
     Shape shape;
     int64_t bytes = 0;
     int64_t place = 0;  // index of the input or output, or byte offset in the arena
@@ -61,6 +66,7 @@ class Program {
   };
   const std::vector<Step>& steps() const { return steps_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
+  const std::vector<Together>& chains() const { return chains_; }  // steps that run depth-first, together
   int64_t arena_bytes() const { return arena_bytes_; }
   int64_t scratch_bytes() const { return scratch_bytes_; }  // per thread
   size_t input_count() const { return inputs_.size(); }
@@ -73,11 +79,16 @@ class Program {
   int tensor(const Shape& shape);
   const Tensor& checked(int x) const;
   void require_open() const;
+  using Schedules = std::vector<std::shared_ptr<const BandSchedule>>;  // of each chain
+  std::shared_ptr<const Schedules> schedules_for(int threads);
+  std::vector<PlanPtr> plans_of(const Together& chain) const;
 
   std::vector<Tensor> tensors_;
   std::vector<Step> steps_;
   std::vector<int> inputs_, outputs_;
-  int64_t arena_bytes_ = 0, scratch_bytes_ = 0;
+  std::vector<Together> chains_;
+  std::map<int, std::shared_ptr<const Schedules>> schedules_;  // by the number of threads
+  int64_t arena_bytes_ = 0, scratch_bytes_ = 0, band_bytes_ = 0;
   double cycles_ = 0;
   std::atomic<bool> finalized_{false};
   std::mutex building_;  // builders and finalize; nothing changes after that

@@ -71,6 +71,7 @@ void configure(Plan& plan, const Machine& machine) {
   Blocking& b = plan.blocking;
   b.segs = W::kPositions;
   b.seg_k = p.ic;
+  b.row_unit = W::kOut;
   configure_gemm(plan, machine);
   plan.packed_bytes = b.panels * W::kPositions * p.ic * b.nr * 4;
   plan.pack_tag = "winograd f" + std::to_string(O) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);

@@ -1,0 +1,188 @@
+#include "common/depth_first.h"
+
+#include <algorithm>
+
+#include "common/environment.h"
+
+namespace fastconv {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+int64_t row_elements(const Problem& p) {
+  return p.ow * p.oc;
+}
+
+// Input rows that output rows `out` read, cut to the image.
+Range rows_read(const Problem& p, const Range& out) {
+  const int64_t begin = out.begin * p.sh - p.pt, end = (out.end - 1) * p.sh - p.pt + (p.kh - 1) * p.dh + 1;
+  return {std::clamp<int64_t>(begin, 0, p.ih), std::clamp<int64_t>(end, 0, p.ih)};
+}
+
+// The same computation on output rows `out` alone.
+Problem on_rows(const Problem& p, const Range& out) {
+  const Range in = rows_read(p, out);
+  const int64_t begin = out.begin * p.sh - p.pt, end = (out.end - 1) * p.sh - p.pt + (p.kh - 1) * p.dh + 1;
+  Problem q = p;
+  q.n = 1;
+  q.ih = in.end - in.begin;
+  q.oh = out.end - out.begin;
+  q.pt = in.begin - begin;
+  q.pb = end - in.end;
+  return q;
+}
+
+// Null where the band would be computed another way than the whole.
+PlanPtr plan_rows(const Plan& whole, const Range& out) {
+  const Problem q = on_rows(whole.problem, out);
+  if (q.ih < 1 || q.pt < 0 || q.pb < 0) return nullptr;
+  PlanPtr plan;
+  try {
+    plan = make_plan(q, {whole.algorithm->kernel});
+  } catch (const Unsupported&) {
+    return nullptr;
+  }
+  const bool same = plan->algorithm == whole.algorithm && plan->ukernel == whole.ukernel &&
+                    plan->pack_tag == whole.pack_tag && plan->packed_bytes == whole.packed_bytes &&
+                    plan->blocking.row_unit == whole.blocking.row_unit;
+  return same ? plan : nullptr;
+}
+
+struct Bands {
+  std::vector<Band> bands;
+  std::vector<int64_t> capacity;  // elements of each step's buffer
+  int64_t scratch = 0;            // most that a step on a band needs
+  bool possible = true;
+};
+
+// The bands of `height` rows of the last step's rows `rows`, walked downwards.
+Bands cut(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height, bool with_plans) {
+  const int count = static_cast<int>(steps.size());
+  Bands result;
+  result.capacity.assign(count, 0);
+  std::vector<int64_t> done(count, -1), base(count, 0);  // rows computed so far, row at the front of the buffer
+  for (int64_t at = rows.begin; at < rows.end; at += height) {
+    Band band(count);
+    Range want = {at, std::min(at + height, rows.end)};
+    for (int k = count - 1; k >= 0; --k) {
+      const Problem& p = steps[k]->problem;
+      const int64_t unit = steps[k]->blocking.row_unit;
+      const Range fresh = {std::max(want.begin / unit * unit, done[k]), std::min(round_up(want.end, unit), p.oh)};
+      BandStep& step = band[k];
+      if (fresh.begin >= fresh.end) break;  // enough is there, so enough is there of all before as well
+      if (k + 1 < count) {
+        const int64_t front = std::min(want.begin, fresh.begin), row = row_elements(p);
+        if (done[k] > front) step.kept_at = (front - base[k]) * row, step.kept = (done[k] - front) * row;
+        base[k] = front;
+        step.dst = (fresh.begin - front) * row;
+        result.capacity[k] = std::max(result.capacity[k], (fresh.end - front) * row);
+      } else {
+        step.dst = fresh.begin * row_elements(p);
+      }
+      done[k] = fresh.end;
+      step.residual = fresh.begin * row_elements(p);
+      want = rows_read(p, fresh);
+      // Relative to the buffer's front once that is known, below.
+      step.src = want.begin * p.iw * p.ic;
+      if (with_plans) {
+        step.plan = plan_rows(*steps[k], fresh);
+        if (!step.plan) result.possible = false;
+        if (step.plan) result.scratch = std::max(result.scratch, step.plan->scratch_bytes);
+      }
+    }
+    for (int k = 1; k < count; ++k) band[k].src -= base[k - 1] * row_elements(steps[k - 1]->problem);
+    result.bands.push_back(std::move(band));
+  }
+  return result;
+}
+
+// Bytes that bands of `height` rows keep busy: all between, and the rows of source and result.
+int64_t busy_bytes(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height) {
+  const Bands bands = cut(steps, {rows.begin, std::min(rows.end, rows.begin + 2 * height)}, height, false);
+  int64_t total = 0;
+  for (const int64_t elements : bands.capacity) total += elements * 4;
+  const Problem &first = steps.front()->problem, &last = steps.back()->problem;
+  const int64_t source_rows = std::min(first.ih, div_up(height * first.ih, last.oh));
+  return total + 4 * (source_rows * first.iw * first.ic + height * row_elements(last) * (last.residual ? 2 : 1));
+}
+
+bool can_be_banded(const Plan& plan) {
+  const Problem& p = plan.problem;
+  const int64_t window =
+      (p.kh - 1) * p.dh + 1;  // padding below that: each output row reads at least one row that is there
+  return (p.op == Op::conv2d || (p.op == Op::max_pool2d && !p.with_indices)) && p.layout == Layout::nhwc &&
+         p.pt < window && p.pb < window;
+}
+
+}  // namespace
+
+std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const std::vector<Program::Tensor>& tensors,
+                                  int64_t l2_bytes, int threads) {
+  if (!depth_first_allowed()) return {};
+  std::vector<int> readers(tensors.size(), 0);
+  for (const Program::Step& s : steps) {
+    ++readers[s.src];
+    if (s.residual >= 0) ++readers[s.residual];
+  }
+  const auto joins = [&](int i) {  // steps i and i + 1
+    const Program::Step &a = steps[i], &b = steps[i + 1];
+    const Program::Tensor& between = tensors[a.dst];
+    if (b.src != a.dst || b.residual == a.dst || readers[a.dst] != 1) return false;
+    if (between.home != Program::Tensor::Home::arena || !can_be_banded(*a.plan) || !can_be_banded(*b.plan))
+      return false;
+    const Problem &p = a.plan->problem, &q = b.plan->problem;
+    if (q.n != p.n || q.ih != p.oh || q.iw != p.ow || q.ic != p.oc || p.n < 1) return false;
+    // Worth it where a core's share of an image between the two would not stay in its L2 anyway, beside what it is made from.
+    return between.bytes / p.n / std::max<int64_t>(1, threads / p.n) > l2_bytes / 4;
+  };
+  std::vector<Together> chains;
+  const int count = static_cast<int>(steps.size());
+  for (int i = 0; i + 1 < count; ++i) {
+    const int first = i;
+    // Every band walks through the weights of all steps: those have to stay in the L2.
+    int64_t weights = steps[i].plan->packed_bytes;
+    while (i + 1 < count && joins(i) && weights + steps[i + 1].plan->packed_bytes <= l2_bytes / 4)
+      weights += steps[++i].plan->packed_bytes;
+    if (i > first) chains.push_back({first, i});
+  }
+  return chains;
+}
+
+std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room) {
+  const Problem& last = steps.back()->problem;
+  const int64_t unit = steps.back()->blocking.row_unit, units = div_up(last.oh, unit);
+  auto schedule = std::make_shared<BandSchedule>();
+  schedule->threads.resize(threads);
+  std::vector<int64_t> capacity(steps.size(), 0);
+  int64_t step_scratch = 0;
+  for (int tid = 0; tid < threads; ++tid) {
+    const Range mine = share(last.n * units, tid, threads);
+    for (int64_t at = mine.begin; at < mine.end;) {
+      const int64_t image = at / units, first = at % units, end = std::min(units, first + mine.end - at);
+      const Range rows = {first * unit, std::min(end * unit, last.oh)};
+      auto [it, made] = schedule->bands.try_emplace({rows.begin, rows.end});
+      if (made) {
+        int64_t pieces = 1, height = rows.end - rows.begin;
+        while (height > unit && busy_bytes(steps, rows, height) > room)
+          height = round_up(div_up(rows.end - rows.begin, ++pieces), unit);
+        Bands bands = cut(steps, rows, height, true);
+        if (!bands.possible) return nullptr;
+        it->second = std::move(bands.bands);
+        step_scratch = std::max(step_scratch, bands.scratch);
+        for (size_t k = 0; k < steps.size(); ++k) capacity[k] = std::max(capacity[k], bands.capacity[k]);
+      }
+      schedule->threads[tid].push_back({image, &it->second});
+      at += end - first;
+    }
+  }
+  for (size_t k = 0; k + 1 < steps.size(); ++k) {
+    schedule->buffers.push_back(schedule->scratch_bytes);
+    schedule->scratch_bytes +=
+        round_up(capacity[k] * 4, kAlign) + kAlign;  // leaves may read a vector past the last row
+  }
+  schedule->step_scratch = schedule->scratch_bytes;
+  schedule->scratch_bytes += round_up(step_scratch, kAlign);
+  return schedule;
+}
+
+}  // namespace fastconv

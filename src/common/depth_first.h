@@ -1,0 +1,48 @@
+// Depth-first execution: a chain of steps, of which each is the only reader of the one before, goes band by band of output rows through all
+// of its steps, so that what lies between two steps stays in a core's own cache and is never a whole tensor. Rows that neighbouring bands of
+// a thread share are kept, not computed again; only where the shares of two threads meet do both compute the few rows between them.
+// NHWC alone: there a band of rows is a tensor itself, and a step on a band is an ordinary problem with fewer rows.
+// Numerics: an algorithm computes an output row from the input rows that it reads, the same way wherever it lies, so that bands have the bits
+// of the whole. Where rows are computed together (Blocking::row_unit: Winograd's tiles) bands begin where those do.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "common/program.h"
+
+namespace fastconv {
+
+// The chains that pay with such an L2, in the order of the steps. `threads`: as many as a call would use.
+std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const std::vector<Program::Tensor>& tensors,
+                                  int64_t l2_bytes, int threads);
+
+// One step on one band. Places count in elements: of the chain's source, its result and residuals from the start of the image, of what lies
+// between from the start of the thread's buffer for it.
+struct BandStep {
+  PlanPtr plan;  // of the rows that this band adds; null: it adds none
+  int64_t src = 0, dst = 0, residual = 0;
+  int64_t kept_at = 0,
+          kept = 0;  // elements of the buffer of dst that move to its front first: rows that this band needs as well
+};
+using Band = std::vector<BandStep>;
+
+// Who computes what, for one number of threads.
+struct BandSchedule {
+  struct Segment {
+    int64_t image;
+    const std::vector<Band>* bands;
+  };
+  std::vector<std::vector<Segment>> threads;
+  std::vector<int64_t> buffers;  // bytes into a thread's scratch: the buffer of each step's dst but the last
+  int64_t step_scratch = 0;      // bytes into it: what the steps themselves may use
+  int64_t scratch_bytes = 0;     // of a thread, in all
+  std::map<std::pair<int64_t, int64_t>, std::vector<Band>> bands;  // by the rows of an image that a thread has
+};
+
+// Null if the steps can not be done by bands after all. `room`: bytes that a band's tensors may take together.
+std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room);
+
+}  // namespace fastconv
