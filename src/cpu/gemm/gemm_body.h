@@ -78,8 +78,11 @@ struct Gemm {
       return;
     }
 
+    if (g.c_col == 1 && g.n == kNr && !g.row_bias) {
+      g.residual ? store_rows<MR, true>(g, at, acc) : store_rows<MR, false>(g, at, acc);
+      return;
+    }
     if (g.c_col == 1) {
-      const bool full = g.n == kNr;
 #pragma GCC unroll 4
       for (int v = 0; v < kNv; ++v) {
         const int64_t left = g.n - v * simd::kLanes;
@@ -93,11 +96,7 @@ struct Gemm {
           if (g.row_bias) y = simd::add(y, simd::set1(g.row_bias[i < kHalf ? at.p0 + i : at.p1 + i - kHalf]));
           if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
           if (g.relu) y = simd::relu(y);
-          if (full) {
-            simd::store(g.c + at_c, y);
-          } else {
-            simd::store(g.c + at_c, y, m);
-          }
+          simd::store(g.c + at_c, y, m);
         }
       }
       return;
@@ -111,6 +110,31 @@ struct Gemm {
       for (int v = 0; v < kNv; ++v)
         simd::store(&buffer[i][v * simd::kLanes], i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
     store_transposed(g, at.c0, &buffer[0][0], MR);
+  }
+
+  // c in rows of all kNr channels, no bias a row: how nearly every tile ends. What is the same for all rows is read once; for all
+  // the compiler knows, a vector that is stored may overwrite `g`.
+  template <int MR, bool kResidual>
+  static inline __attribute__((always_inline)) void store_rows(const GemmPanel& g, const Place& at,
+                                                               const F (&acc)[MR][kNv]) {
+    constexpr int kHalf = (MR + 1) / 2;
+    const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
+    F bias[kNv];
+#pragma GCC unroll 4
+    for (int v = 0; v < kNv; ++v) bias[v] = g.bias ? simd::load(g.bias + v * simd::kLanes) : simd::zero();
+    const int64_t row = g.c_row;
+    float *c0 = g.c + at.c0, *c1 = g.c + at.c1;
+    const float *r0 = g.residual + (kResidual ? at.c0 : 0), *r1 = g.residual + (kResidual ? at.c1 : 0);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const int64_t at_c = (i < kHalf ? i : i - kHalf) * row;
+#pragma GCC unroll 4
+      for (int v = 0; v < kNv; ++v) {
+        F y = simd::add(acc[i][v], bias[v]);
+        if (kResidual) y = simd::add(y, simd::load((i < kHalf ? r0 : r1) + at_c + v * simd::kLanes));
+        simd::store((i < kHalf ? c0 : c1) + at_c + v * simd::kLanes, simd::max(least, y));
+      }
+    }
   }
 
   // buffer: [pixels rounded up to kLanes][kNr]. The pixels of a tile lie side by side in each channel's plane, also where its
