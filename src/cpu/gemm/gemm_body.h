@@ -78,26 +78,13 @@ struct Gemm {
       return;
     }
 
-    if (g.c_col == 1 && g.n == kNr && !g.row_bias) {
-      g.residual ? store_rows<MR, true>(g, at, acc) : store_rows<MR, false>(g, at, acc);
-      return;
-    }
     if (g.c_col == 1) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) {
-        const int64_t left = g.n - v * simd::kLanes;
-        if (left <= 0) break;
-        const simd::Mask m = simd::first(left);
-        const F bias = g.bias ? simd::load(g.bias + v * simd::kLanes, m) : simd::zero();
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) {
-          const int64_t at_c = (i < kHalf ? at.c0 + i * g.c_row : at.c1 + (i - kHalf) * g.c_row) + v * simd::kLanes;
-          F y = simd::add(acc[i][v], bias);
-          if (g.row_bias) y = simd::add(y, simd::set1(g.row_bias[i < kHalf ? at.p0 + i : at.p1 + i - kHalf]));
-          if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
-          if (g.relu) y = simd::relu(y);
-          simd::store(g.c + at_c, y, m);
-        }
+      if (g.n < kNr || g.row_bias) {
+        store_rows<MR, true>(g, at, acc, g.residual, g.row_bias);
+      } else if (g.residual) {
+        store_rows<MR, false>(g, at, acc, true, false);
+      } else {
+        store_rows<MR, false>(g, at, acc, false, false);
       }
       return;
     }
@@ -112,27 +99,48 @@ struct Gemm {
     store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 
-  // c in rows of all kNr channels, no bias a row: how nearly every tile ends. What is the same for all rows is read once; for all
-  // the compiler knows, a vector that is stored may overwrite `g`.
-  template <int MR, bool kResidual>
+  // c in rows of channels. What is the same for all rows is read once here: for all the compiler knows, a vector that is stored may
+  // overwrite `g`. Constant flags leave their branches out.
+  template <int MR, bool kMasked>
   static inline __attribute__((always_inline)) void store_rows(const GemmPanel& g, const Place& at,
-                                                               const F (&acc)[MR][kNv]) {
+                                                               const F (&acc)[MR][kNv], bool residual, bool row_bias) {
     constexpr int kHalf = (MR + 1) / 2;
     const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
-    F bias[kNv];
-#pragma GCC unroll 4
-    for (int v = 0; v < kNv; ++v) bias[v] = g.bias ? simd::load(g.bias + v * simd::kLanes) : simd::zero();
     const int64_t row = g.c_row;
-    float *c0 = g.c + at.c0, *c1 = g.c + at.c1;
-    const float *r0 = g.residual + (kResidual ? at.c0 : 0), *r1 = g.residual + (kResidual ? at.c1 : 0);
+    float *const c0 = g.c + at.c0, *const c1 = g.c + at.c1;
+    const float *const r0 = residual ? g.residual + at.c0 : nullptr, *const r1 =
+                                                                         residual ? g.residual + at.c1 : nullptr;
+    const float *const b0 = row_bias ? g.row_bias + at.p0 : nullptr, *const b1 =
+                                                                         row_bias ? g.row_bias + at.p1 : nullptr;
+    F bias[kNv];
+    simd::Mask mask[kNv];
+#pragma GCC unroll 4
+    for (int v = 0; v < kNv; ++v) {
+      const int64_t left = g.n - v * simd::kLanes;
+      mask[v] = simd::first(left > 0 ? left : 0);
+      bias[v] = !g.bias   ? simd::zero()
+                : kMasked ? simd::load(g.bias + v * simd::kLanes, mask[v])
+                          : simd::load(g.bias + v * simd::kLanes);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const int64_t at_c = (i < kHalf ? i : i - kHalf) * row;
+      const int64_t in_half = i < kHalf ? i : i - kHalf;
 #pragma GCC unroll 4
       for (int v = 0; v < kNv; ++v) {
+        const int64_t at_c = in_half * row + v * simd::kLanes;
         F y = simd::add(acc[i][v], bias[v]);
-        if (kResidual) y = simd::add(y, simd::load((i < kHalf ? r0 : r1) + at_c + v * simd::kLanes));
-        simd::store((i < kHalf ? c0 : c1) + at_c + v * simd::kLanes, simd::max(least, y));
+        if (row_bias) y = simd::add(y, simd::set1((i < kHalf ? b0 : b1)[in_half]));
+        if (residual) {
+          const float* r = (i < kHalf ? r0 : r1) + at_c;
+          y = simd::add(y, kMasked ? simd::load(r, mask[v]) : simd::load(r));
+        }
+        y = simd::max(least, y);
+        float* c = (i < kHalf ? c0 : c1) + at_c;
+        if (kMasked) {
+          simd::store(c, y, mask[v]);
+        } else {
+          simd::store(c, y);
+        }
       }
     }
   }
@@ -141,21 +149,25 @@ struct Gemm {
   // halves are two rows of the image.
   static __attribute__((noinline)) void store_transposed(const GemmPanel& g, int64_t c0, const float* buffer,
                                                          int pixels) {
+    const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());
+    const float* const bias = g.bias;
+    const float* const residual = g.residual ? g.residual + c0 : nullptr;
+    float* const c = g.c + c0;
+    const int64_t n = g.n, plane = g.c_col;
     for (int base = 0; base < pixels; base += simd::kLanes) {
       const simd::Mask m = simd::first(pixels - base);
-      for (int j = 0; j < g.n; j += simd::kLanes) {
+      for (int64_t j = 0; j < n; j += simd::kLanes) {
         F col[simd::kLanes];
         simd::transpose_block(buffer + base * kNr + j, kNr, col);
-        const int64_t cols = g.n - j < simd::kLanes ? g.n - j : simd::kLanes;
+        const int64_t cols = n - j < simd::kLanes ? n - j : simd::kLanes;
+        float* at = c + j * plane + base;
 #pragma GCC unroll 16
-        for (int t = 0; t < simd::kLanes; ++t) {
+        for (int t = 0; t < simd::kLanes; ++t, at += plane) {
           if (t >= cols) break;
           F y = col[t];
-          if (g.bias) y = simd::add(y, simd::set1(g.bias[j + t]));
-          const int64_t at_c = (j + t) * g.c_col + c0 + base;
-          if (g.residual) y = simd::add(y, simd::load(g.residual + at_c, m));
-          if (g.relu) y = simd::relu(y);
-          simd::store(g.c + at_c, y, m);
+          if (bias) y = simd::add(y, simd::set1(bias[j + t]));
+          if (residual) y = simd::add(y, simd::load(residual + (at - c), m));
+          simd::store(at, simd::max(least, y), m);
         }
       }
     }
