@@ -27,21 +27,22 @@ struct Gemm {
   };
 
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
-  template <int MR>
+  // V: vectors of channels in use. A last panel of few channels takes one.
+  template <int MR, int V>
   static void tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
-    F acc[MR][kNv];
+    F acc[MR][V];
     if (g.first) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::zero();
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::zero();
     } else {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
         const float* p = g.partial + (i < kHalf ? at.p0 + i : at.p1 + i - kHalf) * kNr;
 #pragma GCC unroll 4
-        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::load(p + v * simd::kLanes);
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::load(p + v * simd::kLanes);
       }
     }
 
@@ -53,14 +54,14 @@ struct Gemm {
       for (int64_t k = g.seg_k; k > 0; --k) {
         __builtin_prefetch(fetch, 0, 2);
         fetch += fetch_step;
-        F w[kNv];
+        F w[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < kNv; ++v) w[v] = simd::load(b + v * simd::kLanes);
+        for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
           const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
 #pragma GCC unroll 4
-          for (int v = 0; v < kNv; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+          for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
         }
         a0 += step;
         a1 += step;
@@ -73,18 +74,18 @@ struct Gemm {
       for (int i = 0; i < MR; ++i) {
         float* p = g.partial + (i < kHalf ? at.p0 + i : at.p1 + i - kHalf) * kNr;
 #pragma GCC unroll 4
-        for (int v = 0; v < kNv; ++v) simd::store(p + v * simd::kLanes, acc[i][v]);
+        for (int v = 0; v < V; ++v) simd::store(p + v * simd::kLanes, acc[i][v]);
       }
       return;
     }
 
     if (g.c_col == 1) {
-      if (g.n < kNr || g.row_bias) {
-        store_rows<MR, true>(g, at, acc, g.residual, g.row_bias);
+      if (V < kNv || g.n < kNr || g.row_bias) {
+        store_rows<MR, V, true>(g, at, acc, g.residual, g.row_bias);
       } else if (g.residual) {
-        store_rows<MR, false>(g, at, acc, true, false);
+        store_rows<MR, V, false>(g, at, acc, true, false);
       } else {
-        store_rows<MR, false>(g, at, acc, false, false);
+        store_rows<MR, V, false>(g, at, acc, false, false);
       }
       return;
     }
@@ -94,28 +95,28 @@ struct Gemm {
 #pragma GCC unroll 16
     for (int i = 0; i < kBlocks * simd::kLanes; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v)
+      for (int v = 0; v < V; ++v)
         simd::store(&buffer[i][v * simd::kLanes], i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
     store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 
   // c in rows of channels. What is the same for all rows is read once here: for all the compiler knows, a vector that is stored may
   // overwrite `g`. Constant flags leave their branches out.
-  template <int MR, bool kMasked>
+  template <int MR, int V, bool kMasked>
   static inline __attribute__((always_inline)) void store_rows(const GemmPanel& g, const Place& at,
-                                                               const F (&acc)[MR][kNv], bool residual, bool row_bias) {
+                                                               const F (&acc)[MR][V], bool residual, bool row_bias) {
     constexpr int kHalf = (MR + 1) / 2;
     const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
     const int64_t row = g.c_row;
     float *const c0 = g.c + at.c0, *const c1 = g.c + at.c1;
-    const float *const r0 = residual ? g.residual + at.c0 : nullptr, *const r1 =
-                                                                         residual ? g.residual + at.c1 : nullptr;
-    const float *const b0 = row_bias ? g.row_bias + at.p0 : nullptr, *const b1 =
-                                                                         row_bias ? g.row_bias + at.p1 : nullptr;
-    F bias[kNv];
-    simd::Mask mask[kNv];
+    const float* const r0 = residual ? g.residual + at.c0 : nullptr;
+    const float* const r1 = residual ? g.residual + at.c1 : nullptr;
+    const float* const b0 = row_bias ? g.row_bias + at.p0 : nullptr;
+    const float* const b1 = row_bias ? g.row_bias + at.p1 : nullptr;
+    F bias[V];
+    simd::Mask mask[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < kNv; ++v) {
+    for (int v = 0; v < V; ++v) {
       const int64_t left = g.n - v * simd::kLanes;
       mask[v] = simd::first(left > 0 ? left : 0);
       bias[v] = !g.bias   ? simd::zero()
@@ -126,7 +127,7 @@ struct Gemm {
     for (int i = 0; i < MR; ++i) {
       const int64_t in_half = i < kHalf ? i : i - kHalf;
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) {
+      for (int v = 0; v < V; ++v) {
         const int64_t at_c = in_half * row + v * simd::kLanes;
         F y = simd::add(acc[i][v], bias[v]);
         if (row_bias) y = simd::add(y, simd::set1((i < kHalf ? b0 : b1)[in_half]));
@@ -177,7 +178,7 @@ struct Gemm {
 
   template <int... I>
   struct Table {
-    static constexpr TileFn fn[] = {&tile<I + 1>...};
+    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1>...}, {&tile<I + 1, kNv>...}};
   };
   template <class>
   struct Make;
@@ -191,10 +192,11 @@ struct Gemm {
   static void panel(const GemmPanel* gp) {
     const GemmPanel& g = *gp;
     using Tiles = typename Count<kMr>::type;
+    const TileFn* const fn = Tiles::fn[g.n > simd::kLanes];
     int64_t done = 0, o = 0;
     const auto run = [&](int64_t m, const Place& at) {
       const bool fetch = done < g.fetches;
-      Tiles::fn[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
+      fn[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
       ++done;
     };
     // Two short rows per tile where both fit.
