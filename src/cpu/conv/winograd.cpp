@@ -75,10 +75,10 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   plan.packed_bytes = b.panels * W::kPositions * p.ic * b.nr * 4;
   plan.pack_tag = "winograd f" + std::to_string(O) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
-  // As many tiles as keep the products busy while U streams by, in whole register tiles; fewer where V and M of the group
-  // would not stay in the L2 beside some of U.
-  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 5, 64 << 10) / (4 * (w.v_tile + W::m_tile(b.nr)));
-  b.mc = std::max<int64_t>(1, std::min(kGroup, room) / b.mr) * b.mr;
+  // As many tiles as keep the products busy while U streams by, fewer where V and M of the group would not stay in the L2 beside some of
+  // U. Not whole register tiles: the 16 tiles of a 7x7 image in one group of 16 read U once, in 14 and 2 twice.
+  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 4, 64 << 10) / (4 * (w.v_tile + W::m_tile(b.nr)));
+  b.mc = std::max<int64_t>(b.mr, std::min(kGroup, room));
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
