@@ -8,6 +8,12 @@ using namespace py::literals;
 namespace fastconv::bindings {
 namespace {
 
+py::list ranges_of(const std::vector<fc::Together>& found) {
+  py::list rows;
+  for (const fc::Together& t : found) rows.append(py::make_tuple(t.first, t.last));
+  return rows;
+}
+
 // --- programs ---------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<fc::ConvWeights> make_weights(const py::array& weight, const std::optional<py::array>& bias,
@@ -136,7 +142,7 @@ void add_programs(py::module_& m) {
           },
           "x"_a, "source"_a, "target"_a)
       .def("output", &Program::output, "x"_a)
-      .def("finalize", &Program::finalize, "l2_bytes"_a = 0, py::call_guard<py::gil_scoped_release>())
+      .def("finalize", &Program::finalize, "l2_bytes"_a = 0, "l3_bytes"_a = 0, py::call_guard<py::gil_scoped_release>())
       .def(
           "shape", [](const Program& self, int x) { return tuple_of(self.shape(x)); }, "x"_a)
       .def(
@@ -170,12 +176,8 @@ void add_programs(py::module_& m) {
              }
              return rows;
            })
-      .def("chains",
-           [](const Program& self) {
-             py::list rows;
-             for (const fc::Together& c : self.chains()) rows.append(py::make_tuple(c.first, c.last));
-             return rows;
-           })
+      .def("chains", [](const Program& self) { return ranges_of(self.chains()); })
+      .def("image_groups", [](const Program& self) { return ranges_of(self.image_groups()); })
       .def_property_readonly("arena_bytes", &Program::arena_bytes)
       .def_property_readonly("workspace_bytes", &Program::scratch_bytes);
 }

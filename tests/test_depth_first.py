@@ -229,6 +229,55 @@ def weights_of(rng: Any, oc: int, ic: int, kernel: int = 1, groups: int = 1) -> 
     return _core.ConvWeights(weight, rng.standard_normal(oc).astype(np.float32), "OIHW", groups)
 
 
+def bottlenecks(program: _core.Program, layout: str, batch: int, size: int) -> tuple[int, tuple[int, ...]]:
+    """Two bottlenecks and a stem with its pooling; returns what to put out and the input's shape."""
+    rng = np.random.default_rng(3)
+    shape = (batch, size, size, 3) if layout == "NHWC" else (batch, 3, size, size)
+
+    def conv(
+        x: int, oc: int, ic: int, kernel: int = 1, stride: int = 1, activation: str | None = "relu", residual: int = -1
+    ) -> int:
+        pad = kernel // 2
+        weights = weights_of(rng, oc, ic, kernel)
+        return program.conv2d(x, weights, (stride,) * 2, (pad,) * 4, (1, 1), layout, ["auto"], activation, residual)
+
+    x = conv(program.input(shape), 16, 3, 3, 2)
+    x = program.max_pool2d(x, (3, 3), (2, 2), (1,) * 4, (1, 1), False, layout)
+    shortcut = conv(x, 64, 16, activation=None)
+    x = conv(conv(conv(x, 16, 16), 16, 16, 3), 64, 16, residual=shortcut)
+    x = conv(conv(conv(x, 16, 64), 16, 16, 3), 64, 16, residual=x)
+    return program.adaptive_avg_pool2d(x, (1, 1), layout), shape
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(("batch", "threads"), [(2, 1), (4, 2), (6, 3), (9, 2), (8, 8)])
+def test_images_one_after_the_other(layout: str, batch: int, threads: int) -> None:
+    results = []
+    for l3_bytes in (HUGE, 1 << 10):
+        program = _core.Program()
+        with fc.threads(threads):
+            y, shape = bottlenecks(program, layout, batch, 62)
+            program.output(y)
+            program.finalize(HUGE, l3_bytes)
+        assert bool(program.image_groups()) == (l3_bytes != HUGE)
+        x = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+        for other in (1, 2, 5):
+            with fc.threads(other):
+                results.append(run(program, [x], program.shape(y)))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_one_image_and_uneven_shares_form_no_groups() -> None:
+    for batch, threads in ((1, 1), (1, 2), (3, 2)):
+        program = _core.Program()
+        with fc.threads(threads):
+            y, _ = bottlenecks(program, "NCHW", batch, 62)
+            program.output(y)
+            program.finalize(HUGE, 1 << 10)
+        assert program.image_groups() == []
+
+
 def test_profile_counts_every_step() -> None:
     whole, inputs, shape = build("inverted residual", 1, True, HUGE)
     banded, _, _ = build("inverted residual", 1, True, small_l2(whole))

@@ -20,6 +20,10 @@ def machine() -> dict[str, Any]:
     """What was found: isa (the level in use), isa_found, cpu, l1d_bytes, l2_bytes, l3_bytes, cpus_affinity,
     cpu_quota, ..."""
 
+def listed_caches(folder: str, cpu: int) -> tuple[int, int, int]:
+    """Bytes of L1 data, L2 and L3 cache by the files below ``folder/cpu<cpu>/cache``; 0 where they do not tell. For
+    tests of what `machine` reads from the kernel."""
+
 def isa() -> str:
     """The ISA level in use."""
 
@@ -124,9 +128,9 @@ class Program:
         """y = x * scale[c] + shift[c]."""
     def convert_layout(self, x: int, source: str, target: str) -> int: ...
     def output(self, x: int) -> None: ...
-    def finalize(self, l2_bytes: int = 0) -> None:
+    def finalize(self, l2_bytes: int = 0, l3_bytes: int = 0) -> None:
         """Packs weights and lays the arena out. After this the program is immutable and may be called from many
-        threads. l2_bytes: decides, with the number of threads, which steps run depth-first; 0: this machine's L2."""
+        threads. l2_bytes, l3_bytes: decide, with the number of threads, which steps run depth-first; 0: this machine's."""
     def shape(self, x: int) -> tuple[int, ...]: ...
     def run(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> None: ...
     def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
@@ -136,6 +140,8 @@ class Program:
         packed_bytes, workspace_bytes, conversions, refused (algorithm -> reason)."""
     def chains(self) -> list[tuple[int, int]]:
         """First and last step of each run of steps that goes through the network by bands of rows, together."""
+    def image_groups(self) -> list[tuple[int, int]]:
+        """First and last step of each run of steps that a thread does for one image after the other."""
     @property
     def arena_bytes(self) -> int: ...
     @property

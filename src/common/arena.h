@@ -18,7 +18,7 @@ struct Together {
 // from the step that writes it to the last that reads it.
 // in_place: a step that is the last to read its residual writes over it. For backends whose algorithms read an element of the residual just
 // before they store that element of the output; the sum then lands in lines that are in the cache already instead of asking for new ones.
-// `together`: in the order of the steps.
+// `together`: no two overlap.
 template <class Tensor, class Step>
 int64_t lay_out_arena(std::vector<Tensor>& tensors, const std::vector<Step>& steps, int64_t align, bool in_place,
                       const std::vector<Together>& together = {}) {

@@ -32,9 +32,8 @@ Problem on_rows(const Problem& p, const Range& out) {
   return q;
 }
 
-// Null where the band would be computed another way than the whole.
-PlanPtr plan_rows(const Plan& whole, const Range& out) {
-  const Problem q = on_rows(whole.problem, out);
+// Null where the part would be computed another way than the whole.
+PlanPtr plan_part(const Plan& whole, const Problem& q) {
   if (q.ih < 1 || q.pt < 0 || q.pb < 0) return nullptr;
   PlanPtr plan;
   try {
@@ -85,7 +84,7 @@ Bands cut(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height, 
       // Relative to the buffer's front once that is known, below.
       step.src = want.begin * p.iw * p.ic;
       if (with_plans) {
-        step.plan = plan_rows(*steps[k], fresh);
+        step.plan = plan_part(*steps[k], on_rows(p, fresh));
         if (!step.plan) result.possible = false;
         if (step.plan) result.scratch = std::max(result.scratch, step.plan->scratch_bytes);
       }
@@ -183,6 +182,87 @@ std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& s
   schedule->step_scratch = schedule->scratch_bytes;
   schedule->scratch_bytes += round_up(step_scratch, kAlign);
   return schedule;
+}
+
+namespace {
+
+// Whether a step should go image by image: a batch of what it reads and writes leaves the L3, and its weights, which then pass by once an
+// image, are less than that of one image.
+bool leaves_l3(const Plan& plan, int64_t l3_bytes) {
+  const Problem& p = plan.problem;
+  if (p.op != Op::conv2d && p.op != Op::max_pool2d && p.op != Op::avg_pool2d && p.op != Op::adaptive_avg_pool2d)
+    return false;
+  const int64_t moved = 4 * (p.src_elements() + p.dst_elements());
+  return p.n > 1 && !p.with_indices && moved > l3_bytes / 2 && plan.packed_bytes <= moved / p.n;
+}
+
+// Fills in plans and places; false if the steps can not go image by image after all, or have little between them that would stay.
+bool complete(ImageGroup& group, const std::vector<Program::Step>& steps, const std::vector<Program::Tensor>& tensors) {
+  std::vector<int> outside_readers(tensors.size(), 0);
+  std::vector<char> made_here(tensors.size(), 0);
+  for (int i = 0; i < static_cast<int>(steps.size()); ++i) {
+    const Program::Step& s = steps[i];
+    if (i >= group.first && i <= group.last) {
+      made_here[s.dst] = 1;
+      continue;
+    }
+    ++outside_readers[s.src];
+    if (s.residual >= 0) ++outside_readers[s.residual];
+  }
+  std::vector<Program::Tensor> local = tensors;
+  for (size_t x = 0; x < local.size(); ++x) {
+    if (!made_here[x] || outside_readers[x] || local[x].home != Program::Tensor::Home::arena)
+      local[x].home = Program::Tensor::Home::input;  // stays where it is
+    else
+      local[x].bytes /= group.images;
+  }
+  std::vector<Program::Step> mine(steps.begin() + group.first, steps.begin() + group.last + 1);
+  group.step_scratch = lay_out_arena(local, mine, kAlign, /*in_place=*/true);
+  group.places.assign(tensors.size(), -1);
+  int64_t kept = 0, written = 0;
+  for (size_t x = 0; x < local.size(); ++x) {
+    if (made_here[x]) written += tensors[x].bytes;
+    if (local[x].home != Program::Tensor::Home::arena) continue;
+    group.places[x] = local[x].place;
+    kept += tensors[x].bytes;
+  }
+  if (2 * kept < written) return false;
+  int64_t most = 0;
+  for (const Program::Step& s : mine) {
+    Problem one = s.plan->problem;
+    one.n = 1;
+    group.plans.push_back(plan_part(*s.plan, one));
+    if (!group.plans.back()) return false;
+    most = std::max(most, group.plans.back()->scratch_bytes);
+  }
+  group.scratch_bytes = group.step_scratch + round_up(most, kAlign);
+  return true;
+}
+
+}  // namespace
+
+std::vector<ImageGroup> find_image_groups(const std::vector<Program::Step>& steps,
+                                          const std::vector<Program::Tensor>& tensors,
+                                          const std::vector<Together>& chains, int64_t l3_bytes, int threads) {
+  if (!depth_first_allowed()) return {};
+  const int count = static_cast<int>(steps.size());
+  std::vector<char> free(count, 1);
+  for (const Together& c : chains) std::fill(free.begin() + c.first, free.begin() + c.last + 1, 0);
+  std::vector<ImageGroup> groups;
+  for (int i = 0; i < count; ++i) {
+    const int64_t n = steps[i].plan->problem.n;
+    // Whole images are shared out: one more for some threads must not weigh.
+    const bool even = n % threads == 0 || n >= 4 * threads;
+    const auto joins = [&](int j) {
+      return free[j] && steps[j].plan->problem.n == n && leaves_l3(*steps[j].plan, l3_bytes);
+    };
+    if (!even || !joins(i)) continue;
+    ImageGroup group{i, i, n, {}, {}};
+    while (group.last + 1 < count && joins(group.last + 1)) ++group.last;
+    i = group.last;
+    if (group.last > group.first && complete(group, steps, tensors)) groups.push_back(std::move(group));
+  }
+  return groups;
 }
 
 }  // namespace fastconv

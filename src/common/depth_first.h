@@ -1,7 +1,7 @@
 // Depth-first execution: a chain of steps, of which each is the only reader of the one before, goes band by band of output rows through all
 // of its steps, so that what lies between two steps stays in a core's own cache and is never a whole tensor. Rows that neighbouring bands of
 // a thread share are kept, not computed again; only where the shares of two threads meet do both compute the few rows between them.
-// NHWC alone: there a band of rows is a tensor itself, and a step on a band is an ordinary problem with fewer rows.
+// NHWC alone (whole images, below, in both layouts): there a band of rows is a tensor itself, and a step on a band is an ordinary problem with fewer rows.
 // Numerics: an algorithm computes an output row from the input rows that it reads, the same way wherever it lies, so that bands have the bits
 // of the whole. Where rows are computed together (Blocking::row_unit: Winograd's tiles) bands begin where those do.
 #pragma once
@@ -44,5 +44,21 @@ struct BandSchedule {
 
 // Null if the steps can not be done by bands after all. `room`: bytes that a band's tensors may take together.
 std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room);
+
+// Steps first..last that a thread does for one image after the other, where a whole batch of what lies between them would pass through
+// memory: in both layouts, since an image is a tensor in each. A batch as large as the number of threads is wanted.
+struct ImageGroup {
+  int first, last;
+  int64_t images;
+  std::vector<PlanPtr> plans;   // of one image, for each step
+  std::vector<int64_t> places;  // of each tensor of the program: bytes into the thread's scratch, or -1: whole, outside
+  int64_t step_scratch = 0;     // bytes into it: what the steps themselves may use
+  int64_t scratch_bytes = 0;    // of a thread, in all
+};
+
+// The groups that pay with such an L3, in the order of the steps, apart from `chains`.
+std::vector<ImageGroup> find_image_groups(const std::vector<Program::Step>& steps,
+                                          const std::vector<Program::Tensor>& tensors,
+                                          const std::vector<Together>& chains, int64_t l3_bytes, int threads);
 
 }  // namespace fastconv

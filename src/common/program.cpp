@@ -168,7 +168,13 @@ std::vector<PlanPtr> Program::plans_of(const Together& chain) const {
   return plans;
 }
 
-void Program::finalize(int64_t l2_bytes) {
+std::vector<Together> Program::image_groups() const {
+  std::vector<Together> found;
+  for (const ImageGroup& g : groups_) found.push_back({g.first, g.last});
+  return found;
+}
+
+void Program::finalize(int64_t l2_bytes, int64_t l3_bytes) {
   const std::lock_guard lock(building_);
   require_open();
   if (outputs_.empty()) throw std::invalid_argument("the program has no output");
@@ -180,6 +186,7 @@ void Program::finalize(int64_t l2_bytes) {
     if (s.weights) s.packed = s.weights->packed(*s.plan);
   }
   if (l2_bytes == 0) l2_bytes = current_machine().l2_bytes;
+  if (l3_bytes == 0) l3_bytes = current_machine().l3_bytes;
   band_bytes_ = l2_bytes / 2;  // the other half: weights, and what is on its way
   const int threads = useful_threads(cycles_);
   chains_ = find_chains(steps_, tensors_, l2_bytes, threads);
@@ -188,7 +195,15 @@ void Program::finalize(int64_t l2_bytes) {
     scratch_bytes_ = std::max(scratch_bytes_, s->scratch_bytes);
   for (const Together& c : chains_)
     for (int i = c.first; i < c.last; ++i) tensors_[steps_[i].dst].home = Tensor::Home::bands;
-  arena_bytes_ = lay_out_arena(tensors_, steps_, kAlign, /*in_place=*/true, chains_);
+  groups_ = find_image_groups(steps_, tensors_, chains_, l3_bytes, threads);
+  std::vector<Together> together = chains_;
+  for (const ImageGroup& g : groups_) {
+    scratch_bytes_ = std::max(scratch_bytes_, g.scratch_bytes);
+    for (size_t x = 0; x < tensors_.size(); ++x)
+      if (g.places[x] >= 0) tensors_[x].home = Tensor::Home::bands;
+    together.push_back({g.first, g.last});
+  }
+  arena_bytes_ = lay_out_arena(tensors_, steps_, kAlign, /*in_place=*/true, together);
   finalized_ = true;
 }
 
@@ -264,6 +279,28 @@ void run_bands(const Call& call, const Together& chain, const BandSchedule& sche
   }
 }
 
+// A thread's images through the steps of a group, one after the other.
+void run_images(const Call& call, const ImageGroup& group, const Worker& of, double* started) {
+  Barrier alone(1);
+  Worker worker{0, 1, of.scratch + group.step_scratch, &alone, of.scratch + group.step_scratch};
+  const Range mine = share(group.images, of.tid, of.nthr);
+  for (int64_t image = mine.begin; image < mine.end; ++image) {
+    const auto where = [&](int x) -> float* {
+      if (x < 0) return nullptr;
+      if (group.places[x] >= 0) return reinterpret_cast<float*>(of.scratch + group.places[x]);
+      return call.where(x) + image * (call.tensors[x].bytes / 4 / group.images);
+    };
+    for (int i = group.first; i <= group.last; ++i) {
+      const Program::Step& s = call.steps[i];
+      Operands args = call.operands(s);
+      args.src = where(s.src), args.dst = where(s.dst), args.residual = where(s.residual);
+      const Plan& plan = *group.plans[i - group.first];
+      plan.algorithm->run(plan, args, worker);
+      if (started) call.charge(i, *started);
+    }
+  }
+}
+
 }  // namespace
 
 void Program::run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
@@ -284,7 +321,7 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
     Worker worker{tid, nthr, common + scratch_bytes * tid, &barrier, common};
     double started = seconds && tid == 0 ? now() : 0;
     double* const clock = seconds && tid == 0 ? &started : nullptr;
-    size_t chain = 0;
+    size_t chain = 0, group = 0;
     for (size_t i = 0; i < steps_.size(); ++i) {
       const Step* s = &steps_[i];
       if (chain < chains_.size() && static_cast<size_t>(chains_[chain].first) == i) {
@@ -293,6 +330,9 @@ void Program::run(const std::vector<const float*>& inputs, const std::vector<flo
         for (int part = tid; part < static_cast<int>(schedule.threads.size()); part += nthr)
           run_bands(call, chains_[chain], schedule, part, worker.scratch, clock);
         i = chains_[chain++].last;
+      } else if (group < groups_.size() && static_cast<size_t>(groups_[group].first) == i) {
+        run_images(call, groups_[group], worker, clock);
+        i = groups_[group++].last;
       } else if (tensors_[s->dst].bytes > 0) {  // none: a batch of nothing
         s->plan->algorithm->run(*s->plan, call.operands(*s), worker);
       }

@@ -29,6 +29,7 @@ class BufferPool {
 };
 
 struct BandSchedule;  // common/depth_first.h
+struct ImageGroup;
 
 class Program {
  public:
@@ -43,7 +44,8 @@ class Program {
   int batch_norm(int x, const std::vector<float>& scale, const std::vector<float>& shift, Layout layout);
   int step(const Problem& problem, int x, const Preference& preference, const Shape& out);  // an op without parameters
   void output(int x);
-  void finalize(int64_t l2_bytes = 0);  // 0: this machine's; decides which steps run depth-first
+  // Packs weights, lays out the arena. The cache sizes decide which steps run depth-first; 0: this machine's.
+  void finalize(int64_t l2_bytes = 0, int64_t l3_bytes = 0);
 
   const Shape& shape(int x) const;
 
@@ -66,7 +68,8 @@ class Program {
   };
   const std::vector<Step>& steps() const { return steps_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
-  const std::vector<Together>& chains() const { return chains_; }  // steps that run depth-first, together
+  const std::vector<Together>& chains() const { return chains_; }  // steps that go by bands of rows, together
+  std::vector<Together> image_groups() const;                      // steps that go image by image
   int64_t arena_bytes() const { return arena_bytes_; }
   int64_t scratch_bytes() const { return scratch_bytes_; }  // per thread
   size_t input_count() const { return inputs_.size(); }
@@ -87,6 +90,7 @@ class Program {
   std::vector<Step> steps_;
   std::vector<int> inputs_, outputs_;
   std::vector<Together> chains_;
+  std::vector<ImageGroup> groups_;
   std::map<int, std::shared_ptr<const Schedules>> schedules_;  // by the number of threads
   int64_t arena_bytes_ = 0, scratch_bytes_ = 0, band_bytes_ = 0;
   double cycles_ = 0;
