@@ -181,8 +181,7 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
       g.a = v + position * w.v_position;
       g.b = static_cast<const float*>(args.packed) + (panel * W::kPositions + position) * block;
       fetch.clear();
-      if (worth_fetching(plan) && g.b + block < end)
-        fetch.add_spread(g.b + block, block, div_up(count, b.mr));
+      if (worth_fetching(plan) && g.b + block < end) fetch.add_spread(g.b + block, block, div_up(count, b.mr));
       fetch.give(g);
       g.c = m + position * t.m_position;
       gemm_of(plan).panel(&g);
