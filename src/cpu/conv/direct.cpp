@@ -36,19 +36,19 @@ struct Band {
 };
 
 // NHWC: neighbouring output pixels read values a multiple of 4 KiB apart, so that the rows of a register tile would share one set of a
-// first-level cache. The band then keeps its pixels further apart.
+// first-level cache. They are copied, and the copy keeps its pixels further apart.
 bool collides(const Problem& p) {
-  return p.layout == Layout::nhwc && p.padded() && p.icg() * p.sw % 1024 == 0;
+  return p.layout == Layout::nhwc && p.icg() <= kMaxReduction && (p.padded() ? p.icg() : p.ic) * p.sw % 1024 == 0;
 }
 
 bool uses_band(const Problem& p) {
-  return p.padded() || p.layout == Layout::nchw;
+  return p.padded() || p.layout == Layout::nchw || collides(p);
 }
 
 Band band_of(const Problem& p, int64_t out_rows) {
   Band b;
   b.row_step = p.kh == 1 ? p.sh : 1;
-  b.column_step = p.kw == 1 && p.layout == Layout::nchw ? p.sw : 1;
+  b.column_step = p.kw == 1 ? p.sw : 1;
   b.sh = p.sh / b.row_step;
   b.sw = p.sw / b.column_step;
   b.rows = (out_rows - 1) * b.sh + p.dh * (p.kh - 1) + 1;
@@ -102,6 +102,8 @@ void configure(Plan& plan, const Machine& machine) {
     if (p.layout == Layout::nchw) {
       b.mc = std::min(b.mc, round_up(p.oh * p.ow, b.mr));
       plan.scratch_bytes += b.mc / b.mr * tile_stride(plan) * 4;
+    } else if (collides(p)) {
+      plan.scratch_bytes += std::min(b.mc, p.n * p.oh * p.ow) * odd_lines(p.icg()) * 4;
     }
   } else {
     b.mc = p.oh;
@@ -136,10 +138,10 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
     } else {
       std::memset(row, 0, x_begin * band.pixel * sizeof(float));
       const float* src = image + (y * p.iw + x_first) * p.ic + c0;
-      if (band.pixel == p.ic) {
+      if (band.pixel == p.ic && band.column_step == 1) {
         std::memcpy(row + x_begin * icg, src, (x_end - x_begin) * icg * sizeof(float));
       } else {
-        for (int64_t x = x_begin; x < x_end; ++x, src += p.ic)
+        for (int64_t x = x_begin; x < x_end; ++x, src += band.column_step * p.ic)
           std::memcpy(row + x * band.pixel, src, icg * sizeof(float));
       }
       std::memset(row + x_end * band.pixel, 0, (band.width - x_end) * band.pixel * sizeof(float));
@@ -170,7 +172,7 @@ void fetch_block(FetchList& list, const Problem& p, const Operands& args, const 
 void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel g, float* scratch) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const bool nhwc = p.layout == Layout::nhwc;
+  const bool nhwc = p.layout == Layout::nhwc, copied = uses_band(p);
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t tile = tile_stride(plan);
   const int64_t plane = p.oh * p.ow, total = p.n * plane, units = div_up(total, b.mr), icg = p.icg();
@@ -184,7 +186,10 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
     if (b.ahead && at + count < end) fetch_block(ahead, p, args, block_at(plan, at + count, end));
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
-      if (!nhwc && (u == mine.panels.begin || panel == 0)) {
+      if (copied && nhwc && (u == mine.panels.begin || panel == 0)) {
+        for (int64_t i = 0; i < count; ++i)
+          std::memcpy(scratch + i * g.a_row, args.src + (pixel + i) * p.ic + c0, icg * sizeof(float));
+      } else if (copied && (u == mine.panels.begin || panel == 0)) {
         const float* src = args.src + (image * p.ic + c0) * plane + pixel;
         // Channels outside: long runs of each plane, which lie pages apart.
         for (int64_t c = 0; c < icg; ++c) {
@@ -193,7 +198,7 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
           if (rest) move.gather_rows(line + whole * b.mr, 0, 1, scratch + whole * tile + c * b.mr, 0, 1, rest, 0, rest);
         }
       }
-      g.a = nhwc ? args.src + pixel * p.ic + c0 : scratch;
+      g.a = copied ? scratch : args.src + pixel * p.ic + c0;
       fetch.clear();
       if (!b.ahead || at == mine.pixels.begin * b.mr)
         fetch_next_panel(fetch, plan, args, mine.panels, u, div_up(count, b.mr));
@@ -218,7 +223,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.seg_k = b.seg_k;
   if (b.flat) {
     seg[0] = 0;
-    g.a_row = nhwc ? p.ic : 1;
+    g.a_row = !nhwc ? 1 : copied ? odd_lines(p.icg()) : p.ic;
     g.a_k = nhwc ? 1 : b.mr;
     return run_flat(plan, args, worker, g, scratch);
   }
@@ -228,7 +233,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   if (!copied) {
     band.pixel = p.ic;
     band.row = p.iw * p.ic;
-    band.sh = p.sh;
+    band.sh = p.sh, band.sw = p.sw;
   }
   g.a_row = band.sw * band.pixel;
   g.a_outer = band.sh * band.row;
