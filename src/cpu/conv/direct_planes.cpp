@@ -1,10 +1,10 @@
 // 1x1 convolution with stride 1 on planes (NCHW): dst[n,oc,p] = act(bias[oc] + residual[n,oc,p] + sum_c wei[oc,c] * src[n,c,p]).
 // The GEMM leaf with its roles turned round: rows of its tile are output channels, vectors run along a plane's pixels, so that results are
 // stored as they lie and nothing is transposed.
-// Operands: weights packed [oc][ic], rows an odd number of cache lines apart, so that a tile's rows spread over the cache sets. A block of nr
-// pixels is copied to scratch [ic][nr], zero-padded at the end of a plane.
-// Blocking: a block of pixels against all channels, in a register tile's height at a time; the next block's inputs and output lines are
-// fetched meanwhile. Weights stay in the L2.
+// Operands: weights packed [oc][ic], rows an odd number of cache lines apart, so that a tile's rows spread over the cache sets. A block of pixels
+// is copied to scratch, [nr pixels][ic][nr], zero-padded at the end of a plane.
+// Blocking: a block of nr or 2 nr pixels against all channels, in a register tile's height at a time; the next block's inputs and output
+// lines are fetched meanwhile. Weights stay in the L2.
 // Threads: blocks of pixels are shared out, or channels where there are few blocks.
 // Numerics: one sequential sum over c per output, the same as conv_direct's.
 // Measured, tried: docs/performance.md.
@@ -43,10 +43,10 @@ void configure(Plan& plan, const Machine& machine) {
   b.seg_k = p.ic;
   b.flat = b.ahead = true;
   configure_gemm(plan, machine);
-  b.mc = b.nr;
+  b.mc = b.nr * (2 * b.nr * p.ic * 4 <= machine.l2_bytes / 8 ? 2 : 1);
   plan.packed_bytes = p.oc * weight_row(p) * 4;
   plan.pack_tag = "rows ld" + std::to_string(weight_row(p));
-  plan.scratch_bytes = p.ic * b.nr * 4;
+  plan.scratch_bytes = p.ic * b.mc * 4;
 }
 
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
@@ -66,39 +66,49 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t plane = p.oh * p.ow, blocks = div_up(plane, b.nr), zero_offset = 0;
+  const int64_t plane = p.oh * p.ow, vectors = div_up(plane, b.nr), zero_offset = 0;
   float* pixels = reinterpret_cast<float*>(worker.scratch);
-  const Rectangle mine = split_work(plan, p.n * blocks, div_up(p.oc, b.mr), worker);
+  const Rectangle mine = split_work(plan, p.n * vectors, div_up(p.oc, b.mr), worker);
   const int64_t channel = mine.panels.begin * b.mr, channels = std::min(mine.panels.end * b.mr, p.oc) - channel;
-  const auto place = [&](int64_t unit, int64_t of) { return unit / blocks * of * plane + unit % blocks * b.nr; };
   GemmPanel g{};
   g.a = static_cast<const float*>(args.packed) + channel * weight_row(p);
   g.a_row = weight_row(p), g.a_k = 1;
   g.a_seg = &zero_offset;
   g.segs = 1, g.seg_k = p.ic;
-  g.b = pixels;
   g.c_row = plane, g.c_col = 1;
   g.row_bias = p.bias ? args.bias + channel : nullptr;
   g.outer = 1, g.inner = channels;
   g.first = g.last = 1;
   g.relu = p.activation == Activation::relu;
-  FetchList fetch(p.ic);
-  for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end; ++unit) {
-    g.n = std::min(b.nr, plane - unit % blocks * b.nr);
-    move.gather_rows(args.src + place(unit, p.ic), plane, 1, pixels, b.nr, p.ic, b.nr, 0, g.n);
-    fetch.clear();
-    if (unit + 1 < mine.pixels.end) {
-      fetch.add_rows(args.src + place(unit + 1, p.ic), p.ic, plane, b.nr);
+  FetchList fetch(p.ic), ahead(p.ic);
+  const auto vectors_at = [&](int64_t unit) {
+    return std::min({b.mc / b.nr, mine.pixels.end - unit, vectors - unit % vectors});
+  };
+  const auto pixels_at = [&](int64_t unit) { return std::min(vectors_at(unit) * b.nr, plane - unit % vectors * b.nr); };
+  const auto place = [&](int64_t unit, int64_t of) { return unit / vectors * of * plane + unit % vectors * b.nr; };
+  for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end;) {
+    const int64_t count = vectors_at(unit), extent = pixels_at(unit), next = unit + count;
+    move.panels(args.src + place(unit, p.ic), plane, pixels, b.nr, p.ic, extent);
+    ahead.clear();
+    if (next < mine.pixels.end) {
+      ahead.add_rows(args.src + place(next, p.ic), p.ic, plane, pixels_at(next));
       // A run that is longer than there are channels would go past the image.
       if (channels >= p.ic)
-        fetch.add_rows((p.residual ? args.residual : args.dst) + place(unit + 1, p.oc) + channel * plane, channels,
-                       plane, b.nr);
+        ahead.add_rows((p.residual ? args.residual : args.dst) + place(next, p.oc) + channel * plane, channels, plane,
+                       pixels_at(next));
     }
-    fetch.give(g);
-    const int64_t at = place(unit, p.oc) + channel * plane;
-    g.c = args.dst + at;
-    g.residual = p.residual ? args.residual + at : nullptr;
-    gemm_of(plan).panel(&g);
+    for (int64_t i = 0; i < count; ++i) {
+      fetch.clear();
+      fetch.add_part(ahead, i, count, div_up(channels, b.mr));
+      fetch.give(g);
+      const int64_t at = place(unit + i, p.oc) + channel * plane;
+      g.n = std::min(b.nr, extent - i * b.nr);
+      g.b = pixels + i * p.ic * b.nr;
+      g.c = args.dst + at;
+      g.residual = p.residual ? args.residual + at : nullptr;
+      gemm_of(plan).panel(&g);
+    }
+    unit = next;
   }
 }
 

@@ -62,14 +62,22 @@ class FetchList {
     const int64_t step = std::min(kLine, div_up(elements, depth_ * tiles));
     for (int64_t i = 0; i < elements; i += depth_ * step) add({at + i, step});
   }
-  // `rows` rows of some elements, `stride` apart: a run goes across the rows.
+  // `rows` rows of some elements, `stride` apart: a run goes across the rows. Rows that do not begin with a line end in one that they share
+  // with what follows: that one is asked for, and the first, which was the last of what came before, is not.
   void add_rows(const float* at, int64_t rows, int64_t stride, int64_t elements) {
     for (int64_t r = 0; r < rows; r += depth_)
-      for (int64_t i = 0; i < elements; i += kLine) add({at + r * stride + i, stride});
+      for (int64_t i = 0; i < elements; i += kLine) add({at + r * stride + std::min(i + kLine, elements) - 1, stride});
   }
-  void add_part(const FetchList& all, int64_t part, int64_t parts) {
+  // One of several equal parts; at once, or spread evenly over `tiles` register tiles.
+  void add_part(const FetchList& all, int64_t part, int64_t parts, int64_t tiles = 0) {
     const Range mine = share(all.count_, part, parts);
-    for (int64_t i = mine.begin; i < mine.end; ++i) add(all.runs_[i]);
+    const int64_t runs = mine.end - mine.begin, slots = std::max(runs, tiles);
+    int64_t owed = 0;
+    for (int64_t i = mine.begin; i < mine.end;) {
+      owed += runs;
+      add(owed >= slots ? all.runs_[i++] : GemmFetch{all.runs_[i].at, 0});
+      if (owed >= slots) owed -= slots;
+    }
   }
   void give(GemmPanel& g) const { g.fetch = runs_, g.fetches = count_; }
 
