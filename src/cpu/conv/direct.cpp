@@ -4,8 +4,8 @@
 // by side in memory) a segment of the reduction. No patch matrix exists.
 // Operands: weights packed [group][panel][K][nr], K in the order (r, s, c); NCHW with few channels (c, r, s).
 // Bands: the input rows that a block of output rows needs are copied once into the thread's scratch where that helps: with
-// padding (the copy holds the zeros), and in NCHW, as [row][channel][column], since channels that lie planes apart cost a
-// page and a cache line each.
+// padding (the copy holds the zeros), in NHWC where pixels lie a multiple of 4 KiB apart, and in NCHW, as [row][channel][column], since
+// channels that lie planes apart cost a page and a cache line each.
 // 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row; NCHW copies register tiles of them,
 // [tile][channel][pixel].
 // Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that a panel is fetched once a band.
@@ -100,7 +100,10 @@ void configure(Plan& plan, const Machine& machine) {
       b.ahead = p.groups == 1 && b.mc * (p.ic + p.oc) * 4 <= machine.l2_bytes / 4;
     }
     if (p.layout == Layout::nchw) {
-      b.mc = std::min(b.mc, round_up(p.oh * p.ow, b.mr));
+      // A whole image where it fits: its planes are then one run of memory, and the next image's are fetched meanwhile.
+      const int64_t image = round_up(p.oh * p.ow, b.mr);
+      b.ahead = p.groups == 1 && image * p.ic * 4 <= machine.l2_bytes / 8 * 7;
+      b.mc = b.ahead ? image : std::min(b.mc, image);
       plan.scratch_bytes += b.mc / b.mr * tile_stride(plan) * 4;
     } else if (collides(p)) {
       plan.scratch_bytes += std::min(b.mc, p.n * p.oh * p.ow) * odd_lines(p.icg()) * 4;
@@ -162,8 +165,13 @@ PixelBlock block_at(const Plan& plan, int64_t at, int64_t end) {
   return {at / plane, at % plane, std::min({plan.blocking.mc, end - at, plane - at % plane})};
 }
 
-// NHWC: what a block will read first, and what it will read or write in its epilogues.
+// What a block will read first, and in NHWC what it will read or write in its epilogues.
 void fetch_block(FetchList& list, const Problem& p, const Operands& args, const PixelBlock& block) {
+  const int64_t plane = p.oh * p.ow;
+  if (p.layout == Layout::nchw) {
+    if (block.count == plane) list.add_lines(args.src + block.image * p.ic * plane, p.ic * plane);
+    return;
+  }
   list.add_lines(args.src + block.pixel * p.ic, block.count * p.ic);
   list.add_lines((p.residual ? args.residual : args.dst) + block.pixel * p.oc, block.count * p.oc);
 }
@@ -200,8 +208,9 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
       }
       g.a = copied ? scratch : args.src + pixel * p.ic + c0;
       fetch.clear();
-      if (!b.ahead || at == mine.pixels.begin * b.mr)
-        fetch_next_panel(fetch, plan, args, mine.panels, u, div_up(count, b.mr));
+      if (!nhwc || !b.ahead || at == mine.pixels.begin * b.mr)
+        fetch_next_panel(fetch, plan, args, mine.panels, u,
+                         std::max<int64_t>(1, div_up(count, b.mr) - div_up(ahead.count(), panels)));
       fetch.add_part(ahead, u - mine.panels.begin, panels);
       fetch.give(g);
       set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);

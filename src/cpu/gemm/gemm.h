@@ -79,6 +79,7 @@ class FetchList {
       if (owed >= slots) owed -= slots;
     }
   }
+  int64_t count() const { return count_; }
   void give(GemmPanel& g) const { g.fetch = runs_, g.fetches = count_; }
 
  private:
