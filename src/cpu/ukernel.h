@@ -16,7 +16,7 @@ enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
 // Pixels form `outer` rows of `inner` each. The value that pixel (o, i) contributes at step k of segment s lies at
 //     a[o * a_outer + i * a_row + a_seg[s] + k * a_k],   0 <= s < segs, 0 <= k < seg_k,
 // which covers a plain matrix (segs = 1), an image read in place (a segment a tap) and im2col panels of either order.
-// b is packed [segs * seg_k][nr], zero-padded columns. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
+// b is packed [segs * seg_k][nr], zero-padded columns; with b_seg segment s begins at b + b_seg[s]. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
 // c_row == 1 and c_outer == inner stores the tile transposed, rows of pixels (NCHW). The reduction is walked in the order of b.
 struct GemmFetch {
   const float* at;  // asked for towards the L2: at, at + step, at + 2 * step, ..., one a step of the reduction
@@ -29,6 +29,7 @@ struct GemmPanel {
   const int64_t* a_seg;  // segs offsets, elements
   int64_t segs, seg_k;
   const float* b;
+  const int64_t* b_seg;  // segs offsets, elements; or null: segments adjoin
   float* c;
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null
@@ -66,8 +67,10 @@ struct MoveUkernel {
 };
 
 // --- Winograd convolution -----------------------------------------------------------------------------------------
-// F(o x o, 3 x 3): an output tile of o x o pixels from t x t input pixels, t = o + 2, by t * t products a channel pair.
-// Tile (y, x) covers output rows y*o .. y*o + o - 1 and reads input rows y*o - pt .. y*o - pt + t - 1; columns likewise.
+// F(o x o, 3 x 3) with stride 1 or 2: an output tile of o x o pixels from t x t input pixels. Stride 1: t = o + 2, t * t
+// products a channel pair. Stride 2: t = 2 o + 1, t * t products, whose sums over the channels are added up to p * p values,
+// p = o + 1 (p = t with stride 1); which to which: WinogradTile (winograd_tile.h).
+// Tile (y, x) covers output rows y*o .. y*o + o - 1 and reads t input rows from y*o*stride - pt on; columns likewise.
 // A part is a rectangle of tiles of one image; its tile (row + i, column + j) is number i * columns + j of v or m.
 // Input: v[position][tile][channel] = (B' d B)[position], d zero outside the image. The rows of v are whole vectors:
 // channels are rounded up to `lanes`, and what lies past them is written too.
@@ -76,6 +79,7 @@ struct WinogradInput {
   float* v;          // first tile, channel `channel`
   int64_t v_position, v_tile;
   int64_t ic, ih, iw, pt, pl;
+  int64_t y_end, x_end;  // rows and columns from here on count as outside: no output reads them
   int64_t channel, channels;
   int64_t row, rows, column, columns;
 };
@@ -101,10 +105,10 @@ struct WinogradUkernel {
     void (*input_planes)(const WinogradInput*);    // src [c][y][x]
     void (*output_pixels)(const WinogradOutput*);  // dst [y][x][c]
     void (*output_planes)(const WinogradOutput*);  // dst [c][y][x]
-    // u[position * u_position + j] = (G g G')[position] of the kernel g[tap * g_tap + j], tap = 3 r + s, j < count; in
-    // float64, rounded once. count is a multiple of 8.
-    void (*weights)(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count);
-  } f23, f43;
+    // u[u_at[row * (o + 2) + column] + j] = (G g G')[row][column] of the kernel g[tap * g_tap + j], tap = 3 r + s,
+    // j < count; in float64, rounded once. count is a multiple of 8.
+    void (*weights)(const float* g, int64_t g_tap, float* u, const int64_t* u_at, int64_t count);
+  } f23, f43, f23_stride2, f43_stride2;
 };
 
 // --- depthwise convolution ----------------------------------------------------------------------------------------

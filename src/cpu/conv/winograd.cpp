@@ -1,8 +1,8 @@
-// Winograd convolution, 3x3, stride 1: F(2x2, 3x3) and F(4x4, 3x3). With the output cut into tiles of o x o pixels, and
-// t = o + 2:   dst[tile] = act(A' [sum_c (G wei[oc,c] G') * (B' src[tile,c] B)] A + bias + residual)
-// The sum over channels is a matrix product a position of the t x t tile: V[tiles, ic] by U[ic, oc]. Transforms:
-// winograd_body.h. Products: the GEMM leaf.
-// Operands: packed U [panel][position][ic][nr], transformed in float64 and rounded once, zero-padded channels.
+// Winograd convolution, 3x3: F(2x2, 3x3) and F(4x4, 3x3), stride 1 and 2. With the output cut into tiles of o x o pixels, and
+// tiles of the input of t x t pixels:   dst[tile] = act(A' [sum_c (G wei[oc,c] G') * (B' src[tile,c] B)] A + bias + residual)
+// The sum over channels is a matrix product a position of the tile: V[tiles, ic] by U[ic, oc]; with stride 2 up to four of
+// them are one product, of 4 ic terms (winograd_tile.h). Transforms: winograd_body.h. Products: the GEMM leaf.
+// Operands: packed U [panel][block][ic][nr], transformed in float64 and rounded once, zero-padded channels.
 // Scratch: V [tile][position][ic] and M [tile][position][nr], tiles an odd number of cache lines apart, so that they spread
 // over the cache sets: transforms walk through memory in order, products read and write a row a tile.
 // Blocking: a group of blocking.mc tiles stays in the L2 from input transform to output transform; panels outside,
@@ -13,13 +13,16 @@
 // Measured (2-core Granite-Rapids-class Xeon, AVX-512, two threads, in ResNet-50 at batch 1, NHWC, rough), us a layer, direct /
 // F(4,3) / F(2,3): 56x56x64 565 / 230 / 350, 28x28x128 569 / 245 / 318, 14x14x256 590 / 460 / 357, 7x7x512 810 / 1350 / 725.
 // One thread, 56x56x64: input transform 17 %, output transform 10 %, products 72 % of the time; 14x14x256: 5, 4, 90 %.
+// Stride 2 (two cores of a Zen 5, two threads, NHWC, lone layers, of direct's time at batch 1 / 16): 56x56x128 F(4,3) 0.74 / 0.71, 28x28x256
+// F(2,3) 0.78 / 0.82, 56x56x64 to 128 F(4,3) 0.71 / 0.47 to 0.64.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
-// up to a third slower at another.
+// up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
 #include <cstring>
 
 #include "cpu/conv/winograd.h"
+#include "cpu/conv/winograd_tile.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/parallel.h"
 
@@ -31,70 +34,82 @@ constexpr double kWorthwhileCycles = 50000;  // an image: below this, exact smal
 constexpr int64_t kGroup = 28;               // tiles
 constexpr int64_t kSlice = 16;               // channels, one cache line: what threads share out of a common V
 
-// Sizes and leaves of F(O x O, 3 x 3) for one problem.
-template <int O>
-struct Winograd {
-  static constexpr int64_t kOut = O, kIn = O + 2, kPositions = kIn * kIn;
+// Sizes and leaves of F(O x O, 3 x 3) with a stride of S for one problem.
+template <int O, int S>
+struct Winograd : WinogradTile<O, S> {
+  using Tile = WinogradTile<O, S>;
+  using Tile::kBlocks, Tile::kOut, Tile::kPositions, Tile::kSums;
+  static constexpr typename Tile::Table kTable = Tile::make();
 
-  explicit Winograd(const Problem& p)
+  Winograd(const Problem& p, int64_t nr)
       : rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
         v_position(round_up(p.ic, 16)),
-        v_tile(odd_lines(kPositions * v_position)) {}
+        v_tile(odd_lines(kPositions * v_position)),
+        m_tile(odd_lines(kSums * nr)),
+        block(p.ic * nr) {}
   static const WinogradUkernel::Transforms& leaf(Isa isa) {
     const WinogradUkernel& k = *find_ukernel<WinogradUkernel>(isa);
-    return O == 2 ? k.f23 : k.f43;
+    if constexpr (S == 1) {
+      return O == 2 ? k.f23 : k.f43;
+    } else {
+      return O == 2 ? k.f23_stride2 : k.f43_stride2;
+    }
   }
   int64_t tiles() const { return rows * columns; }  // of one image
-  static int64_t m_tile(int64_t nr) { return odd_lines(kPositions * nr); }
 
   int64_t rows, columns;
-  int64_t v_position, v_tile;
+  int64_t v_position, v_tile, m_tile;
+  int64_t block;  // weights of a panel: one position of U
 };
 
-template <int O>
+template <class W>
 const char* refuses(const Problem& p, const Machine&) {
   if (p.kh != 3 || p.kw != 3) return "the kernel is not 3x3";
-  if (p.sh != 1 || p.sw != 1) return "the stride is not 1";
+  // A stride without a second window has been set to 1: with one row or column of outputs any will do.
+  if ((p.sh != W::kStride && p.oh > 1) || (p.sw != W::kStride && p.ow > 1))
+    return W::kStride == 1 ? "the stride is not 1" : "the stride is not 2";
   if (p.dh != 1 || p.dw != 1) return "the dilation is not 1";
   if (p.groups != 1) return "the channels are grouped";
-  if (Winograd<O>::kPositions * kMaxNr * odd_lines(p.ic) * 4 > kMaxScratchBytes)
+  if (W::kPositions * kMaxNr * odd_lines(p.ic) * 4 > kMaxScratchBytes)
     return "a register tile's transformed input exceeds 64 MiB of scratch";
   return nullptr;
 }
 
-template <int O>
+template <class W>
 void configure(Plan& plan, const Machine& machine) {
-  using W = Winograd<O>;
   const Problem& p = plan.problem;
-  const W w(p);
   Blocking& b = plan.blocking;
   b.segs = W::kPositions;
   b.seg_k = p.ic;
   b.row_unit = W::kOut;
   configure_gemm(plan, machine);
-  plan.packed_bytes = b.panels * W::kPositions * p.ic * b.nr * 4;
-  plan.pack_tag = "winograd f" + std::to_string(O) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
+  const W w(p, b.nr);
+  plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
+  plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
+  if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
   // As many tiles as keep the products busy while U streams by, fewer where V and M of the group would not stay in the L2 beside some of
   // U. Not whole register tiles: the 16 tiles of a 7x7 image in one group of 16 read U once, in 14 and 2 twice.
-  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 4, 64 << 10) / (4 * (w.v_tile + W::m_tile(b.nr)));
+  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 4, 64 << 10) / (4 * (w.v_tile + w.m_tile));
   b.mc = std::max<int64_t>(b.mr, std::min(kGroup, room));
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
-  plan.scratch_bytes = 4 * b.mc * (w.v_tile + W::m_tile(b.nr));
+  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile);
 }
 
-template <int O>
+template <class W>
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
-  using W = Winograd<O>;
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
+  const W w(p, b.nr);
   const auto transform = W::leaf(plan.isa).weights;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   constexpr int64_t kTaps = 9, kChunk = 16;  // input channels at a time
   const int64_t nr = b.nr, chunks = div_up(p.ic, kChunk);
   const bool taps_inner = p.weight_layout == WeightLayout::oihw;
+  int64_t at[W::kBlocks];
+  for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block;
   alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
   const Range mine = share(b.panels * chunks, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
@@ -112,16 +127,16 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
         for (int64_t c = 0; c < channels; ++c)
           std::memcpy(rows + (tap * kChunk + c) * nr, wei + (tap * p.ic + c0 + c) * p.oc + first, count * 4);
     }
-    float* out = static_cast<float*>(packed) + (panel * W::kPositions * p.ic + c0) * nr;
+    float* out = static_cast<float*>(packed) + panel * W::kBlocks * w.block + c0 * nr;
     for (int64_t c = 0; c < channels; ++c)
-      transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, p.ic * nr, nr);
+      transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, at, nr);
   }
 }
 
 // Cuts tiles first..first+count of the batch into rectangles of one image each: fn(image, offset from first, row, rows,
 // column, columns).
-template <int O, class Fn>
-void for_each_rectangle(const Winograd<O>& w, int64_t first, int64_t count, const Fn& fn) {
+template <class W, class Fn>
+void for_each_rectangle(const W& w, int64_t first, int64_t count, const Fn& fn) {
   for (int64_t done = 0; done < count;) {
     const int64_t at = first + done, image = at / w.tiles(), row = at % w.tiles() / w.columns, column = at % w.columns;
     const int64_t left = count - done;
@@ -133,14 +148,17 @@ void for_each_rectangle(const Winograd<O>& w, int64_t first, int64_t count, cons
 }
 
 // Channels of tiles first..first+count to v.
-template <int O>
-void transform_input(const Plan& plan, const Operands& args, const Winograd<O>& w, int64_t first, int64_t count,
-                     Range channels, float* v) {
+template <class W>
+void transform_input(const Plan& plan, const Operands& args, const W& w, int64_t first, int64_t count, Range channels,
+                     float* v) {
   const Problem& p = plan.problem;
-  const auto& leaf = Winograd<O>::leaf(plan.isa);
+  const auto& leaf = W::leaf(plan.isa);
   WinogradInput t{};
   t.v_position = w.v_position, t.v_tile = w.v_tile;
   t.ic = p.ic, t.ih = p.ih, t.iw = p.iw, t.pt = p.pt, t.pl = p.pl;
+  // With stride 2 the last row may belong to no window: a value there changes nothing, and bands of rows have the same bits.
+  t.y_end = std::min(p.ih, (p.oh - 1) * p.sh - p.pt + p.kh);
+  t.x_end = std::min(p.iw, (p.ow - 1) * p.sw - p.pl + p.kw);
   t.channel = channels.begin, t.channels = channels.end - channels.begin;
   if (t.channels <= 0) return;
   for_each_rectangle(w, first, count,
@@ -152,39 +170,69 @@ void transform_input(const Plan& plan, const Operands& args, const Winograd<O>& 
                      });
 }
 
-// Products and output transforms of the tiles first..first+count, which begin at v, and of some panels.
-template <int O>
-void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int64_t first, int64_t count,
-              const Range& panels, const float* v, float* m) {
-  using W = Winograd<O>;
+// A run of memory that the next group of tiles will read.
+struct Soon {
+  const float* begin = nullptr;
+  int64_t elements = 0;
+};
+
+// NHWC: the input that tiles first..first+count of the batch read and the ones before them did not. None where first is 0.
+template <class W>
+Soon input_of(const Plan& plan, const Operands& args, const W& w, int64_t first, int64_t count) {
+  const Problem& p = plan.problem;
+  if (p.layout != Layout::nhwc || first == 0) return {};
+  const auto end = [&](int64_t tile) {
+    const int64_t row = tile % w.tiles() / w.columns * W::kStep - p.pt + W::kIn;
+    return (tile / w.tiles() * p.ih + std::clamp<int64_t>(row, 0, p.ih)) * p.iw * p.ic;
+  };
+  const int64_t begin = end(first - 1);
+  return {args.src + begin, end(first + count - 1) - begin};
+}
+
+// Products and output transforms of the tiles first..first+count, which begin at v, and of some panels. Meanwhile `soon` is
+// fetched, or if that is nothing, weights.
+template <class W>
+void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first, int64_t count, const Range& panels,
+              const float* v, float* m, const Soon& soon) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const auto& leaf = W::leaf(plan.isa);
-  const int64_t zero_offset = 0, block = p.ic * b.nr;
-  const float* end = static_cast<const float*>(args.packed) + panels.end * W::kPositions * block;
-  FetchList fetch(p.ic);
+  const float* weights = static_cast<const float*>(args.packed) + panels.begin * W::kBlocks * w.block;
+  const float* end = weights + (panels.end - panels.begin) * W::kBlocks * w.block;
+  const int64_t steps = (panels.end - panels.begin) * W::kPositions, register_tiles = div_up(count, b.mr);
+  int64_t a_seg[4], b_seg[4], step = 0;
   GemmPanel g{};
-  g.a_seg = &zero_offset;
-  g.segs = 1, g.seg_k = p.ic;
-  g.a_row = w.v_tile, g.a_k = 1;
+  g.a = v, g.a_seg = a_seg, g.a_row = w.v_tile, g.a_k = 1;
+  g.seg_k = p.ic;
   g.outer = 1, g.inner = count;
-  g.c_row = W::m_tile(b.nr), g.c_col = 1;
+  g.c_row = w.m_tile, g.c_col = 1;
   g.n = b.nr;
   g.first = g.last = 1;
   WinogradOutput t{};
-  t.m = m, t.m_position = b.nr, t.m_tile = W::m_tile(b.nr);
+  t.m = m, t.m_position = b.nr, t.m_tile = w.m_tile;
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    for (int64_t position = 0; position < W::kPositions; ++position) {
-      g.a = v + position * w.v_position;
-      g.b = static_cast<const float*>(args.packed) + (panel * W::kPositions + position) * block;
-      fetch.clear();
-      if (worth_fetching(plan) && g.b + block < end) fetch.add_spread(g.b + block, block, div_up(count, b.mr));
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel, weights += W::kBlocks * w.block) {
+    g.c = m;
+    for (const auto& sum : W::kTable.sums) {
+      g.segs = sum.segs;
+      for (int s = 0; s < sum.segs; ++s) a_seg[s] = sum.position[s] * w.v_position, b_seg[s] = sum.block[s] * w.block;
+      g.b = weights + (sum.segs == 1 ? b_seg[0] : 0);
+      g.b_seg = sum.segs == 1 ? nullptr : b_seg;
+      FetchList fetch(sum.segs * p.ic);
+      const int64_t next = sum.first + sum.count;
+      if (soon.elements) {
+        const int64_t from = soon.elements * step / steps, to = soon.elements * (step + sum.segs) / steps;
+        fetch.add_spread(soon.begin + from, to - from, register_tiles);
+      } else if (worth_fetching(plan) && weights + next * w.block < end) {
+        const auto& after = next < W::kBlocks ? (&sum)[1] : W::kTable.sums[0];
+        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles);
+      }
+      step += sum.segs;
       fetch.give(g);
-      g.c = m + position * t.m_position;
       gemm_of(plan).panel(&g);
+      g.c += b.nr;
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
     for_each_rectangle(w, first, count,
@@ -202,12 +250,12 @@ void multiply(const Plan& plan, const Operands& args, const Winograd<O>& w, int6
 // How the threads divide the products, rows x columns = nthr: tiles into rows, panels into columns. With one column each
 // thread does everything for tiles of its own. With more, V is common. The least estimated time, counted in products of the
 // busiest thread and what it reads from far away (an element costs about eight products).
-template <int O>
-int columns_of(const Plan& plan, const Winograd<O>& w, int64_t total, int nthr) {
+template <class W>
+int columns_of(const Plan& plan, const W& w, int64_t total, int nthr) {
   constexpr double kReadCost = 8, kMeetingCost = 1e5;
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const double products = static_cast<double>(Winograd<O>::kPositions * total) * static_cast<double>(p.ic * p.oc);
+  const double products = static_cast<double>(W::kPositions * total) * static_cast<double>(p.ic * p.oc);
   const double weights = static_cast<double>(plan.packed_bytes / 4);
   const double common = static_cast<double>(total * w.v_tile);
   int best_columns = 1;
@@ -228,14 +276,13 @@ int columns_of(const Plan& plan, const Winograd<O>& w, int64_t total, int nthr) 
   return best_columns;
 }
 
-template <int O>
+template <class W>
 void run(const Plan& plan, const Operands& args, Worker& worker) {
-  using W = Winograd<O>;
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const W w(p);
+  const W w(p, b.nr);
   const int64_t total = p.n * w.tiles();
-  const int columns = columns_of<O>(plan, w, total, worker.nthr), rows = worker.nthr / columns;
+  const int columns = columns_of(plan, w, total, worker.nthr), rows = worker.nthr / columns;
   const bool common = columns > 1;
   float* v = reinterpret_cast<float*>(common ? worker.common : worker.scratch);
   float* m = reinterpret_cast<float*>(worker.scratch) + b.mc * w.v_tile;
@@ -257,25 +304,37 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     if (common) worker.barrier->wait();
     const Range part = common ? share(tiles, worker.tid % rows, rows) : Range{0, tiles};
     if (part.begin == part.end) continue;
-    multiply(plan, args, w, at + part.begin, part.end - part.begin, panels, v + part.begin * w.v_tile, m);
+    // The first group meets weights that lie far away; those after it find them nearer, and the input far away.
+    const Soon soon = common || at == mine.begin
+                          ? Soon{}
+                          : input_of(plan, args, w, at + tiles, std::min(step, mine.end - at - tiles));
+    multiply(plan, args, w, at + part.begin, part.end - part.begin, panels, v + part.begin * w.v_tile, m, soon);
   }
 }
 
-template <int O>
+template <class W>
 bool prefers_not(const Problem& p, const Machine& machine) {
   const double direct = direct_cycles(p, machine);
-  const double f23 = winograd_cycles(p, machine, 2), f43 = winograd_cycles(p, machine, 4);
-  // F(4,3) has to be worth its error and its weights.
-  return (O == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles) || (O == 4 && 0.85 * f23 < f43);
+  const double f23 = winograd_cycles<2, W::kStride>(p, machine), f43 = winograd_cycles<4, W::kStride>(p, machine);
+  // F(4,3) has to be worth its error and its weights, of which it has 9/4 times as many.
+  constexpr double kWorthwhileShare = W::kStride == 1 ? 0.85 : 0.92;
+  return (W::kOut == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles) ||
+         (W::kOut == 4 && kWorthwhileShare * f23 < f43);
+}
+
+template <class W>
+constexpr Algorithm algorithm(const char* name, const char* kernel) {
+  return {Op::conv2d,     name, kernel, "cpu", refuses<W>, configure<W>, pack<W>, run<W>, leaves_of<GemmUkernel>,
+          prefers_not<W>, true};
 }
 
 }  // namespace
 
-extern const Algorithm conv_winograd_f23 = {
-    Op::conv2d, "winograd_f23", "conv_winograd_f23",    "cpu",          refuses<2>, configure<2>,
-    pack<2>,    run<2>,         leaves_of<GemmUkernel>, prefers_not<2>, true};
-extern const Algorithm conv_winograd_f43 = {
-    Op::conv2d, "winograd_f43", "conv_winograd_f43",    "cpu",          refuses<4>, configure<4>,
-    pack<4>,    run<4>,         leaves_of<GemmUkernel>, prefers_not<4>, true};
+extern const Algorithm conv_winograd_f23 = algorithm<Winograd<2, 1>>("winograd_f23", "conv_winograd_f23");
+extern const Algorithm conv_winograd_f43 = algorithm<Winograd<4, 1>>("winograd_f43", "conv_winograd_f43");
+extern const Algorithm conv_winograd_f23_stride2 =
+    algorithm<Winograd<2, 2>>("winograd_f23", "conv_winograd_f23_stride2");
+extern const Algorithm conv_winograd_f43_stride2 =
+    algorithm<Winograd<4, 2>>("winograd_f43", "conv_winograd_f43_stride2");
 
 }  // namespace fastconv

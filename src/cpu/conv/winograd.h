@@ -6,6 +6,7 @@
 namespace fastconv {
 
 double direct_cycles(const Problem& p, const Machine& machine);
-double winograd_cycles(const Problem& p, const Machine& machine, int64_t out);  // F(out x out, 3 x 3)
+template <int O, int S>
+double winograd_cycles(const Problem& p, const Machine& machine);  // F(O x O, 3 x 3) with a stride of S
 
 }  // namespace fastconv

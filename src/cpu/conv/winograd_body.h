@@ -1,11 +1,16 @@
-// The one-dimensional transforms of F(2,3) and F(4,3), and those of the weights: what the bodies of a Winograd leaf share,
-// written over simd/. A two-dimensional transform is the one-dimensional one down the columns, then along the rows.
+// The one-dimensional transforms of F(2,3) and F(4,3), stride 1 and 2, and those of the weights: what the bodies of a
+// Winograd leaf share, written over simd/. A two-dimensional transform is the one-dimensional one down the columns, then along
+// the rows.
 //
-// F(o,3) evaluates the product of polynomials at t - 1 = o + 1 points and at infinity: Y = A' [(G g) * (B' d)] (Lavin and
+// F(o,r) evaluates the product of polynomials at o + r - 2 points and at infinity: Y = A' [(G g) * (B' d)] (Lavin and
 // Gray, arXiv:1509.09308). With M(x) the product of (x - p) over the points, row p of B' holds the coefficients of
 // M(x) / (x - p), its last row those of M; row p of G is (1, p, p^2) / M'(p); row j of A' is p^j. Points:
 //   F(2,3) {0, 1, -1}: every factor is 1, 1/2 or 1/4, so that small integers come out exactly.
 //   F(4,3) {0, +-5/8, +-3/2}: half the error of {0, +-1, +-2} and as many operations; powers are exact in float32.
+// Stride 2 (winograd_tile.h): F(o,2) on the even inputs, the inverse of o columns of its A' on the odd ones. Points:
+//   F(2,3) {0, 1}; columns 0 and infinity, whose inverse is 1. Small integers come out exactly.
+//   F(4,3) {0, +-5/4, 1/2}; columns 0, +-5/4 and infinity. 2.5 times the error of a plain sum; {0, +-1, 1/2} has 3 times, and
+//   most other choices of columns up to 7 times.
 // Numerics: each value is one fixed sequence of operations, wherever its tile lies.
 #pragma once
 
@@ -46,8 +51,11 @@ FASTCONV_INLINE void prefetch(const float* p) {
 #endif
 }
 
+// Sides of the tiles of output, input and M; kStep: inputs from tile to tile; tiles of a strip of the input transform, of
+// planes and of pixels.
 struct F23 {
-  static constexpr int kOut = 2, kIn = 4;
+  static constexpr int kOut = 2, kIn = 4, kProducts = 4, kStep = 2;
+  static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
 
   // 4 additions.
   static FASTCONV_INLINE void input(const F d[4], F y[4]) {
@@ -71,7 +79,8 @@ struct F23 {
 };
 
 struct F43 {
-  static constexpr int kOut = 4, kIn = 6;
+  static constexpr int kOut = 4, kIn = 6, kProducts = 6, kStep = 4;
+  static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
   static constexpr float kP = 0.625f, kQ = 1.5f;  // the points, all powers below are exact in float32
   static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
 
@@ -110,11 +119,75 @@ struct F43 {
   }
 };
 
+struct F23Stride2 {
+  static constexpr int kOut = 2, kIn = 5, kProducts = 3, kStep = 4;
+  static constexpr int kTiles = 7, kPixelTiles = 1;
+
+  // 2 additions; products at 0, infinity, 1.
+  static FASTCONV_INLINE void input(const F d[5], F y[5]) {
+    y[0] = simd::sub(d[0], d[2]);
+    y[1] = simd::sub(d[4], d[2]);
+    y[2] = d[2];
+    y[3] = d[1];
+    y[4] = d[3];
+  }
+  // 2 additions.
+  static FASTCONV_INLINE void output(const F m[3], F y[2]) {
+    y[0] = simd::add(m[0], m[2]);
+    y[1] = simd::add(m[1], m[2]);
+  }
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[4]) {
+    u[0] = g0;
+    u[1] = g2;
+    u[2] = g0 + g2;
+    u[3] = g1;
+  }
+};
+
+struct F43Stride2 {
+  static constexpr int kOut = 4, kIn = 9, kProducts = 5, kStep = 8;
+  static constexpr int kTiles = 4, kPixelTiles = 1;
+  static constexpr double kP = 1.25, kQ = 0.5;  // the points
+
+  // 13 operations; products at 0, p, -p, infinity, q, those at p and -p times 2 p^2. f: the even inputs times (x - q).
+  static FASTCONV_INLINE void input(const F d[9], F y[9]) {
+    const F p = simd::set1(kP), q = simd::set1(kQ), p2 = simd::set1(kP * kP), over_p2 = simd::set1(1 / (kP * kP));
+    const F f0 = simd::nfma(q, d[0], d[2]), f1 = simd::nfma(q, d[2], d[4]);
+    const F f2 = simd::nfma(q, d[4], d[6]), f3 = simd::nfma(q, d[6], d[8]);
+    y[0] = simd::nfma(p2, f0, f2);
+    y[1] = simd::fma(p, f1, f2);
+    y[2] = simd::nfma(p, f1, f2);
+    y[3] = simd::nfma(p2, f1, f3);
+    y[4] = simd::nfma(p2, d[2], d[6]);
+    y[5] = simd::nfma(over_p2, d[5], d[1]);
+    y[6] = simd::fma(p, d[3], d[5]);
+    y[7] = simd::nfma(p, d[3], d[5]);
+    y[8] = simd::nfma(p2, d[3], d[7]);
+  }
+  // 10 operations.
+  static FASTCONV_INLINE void output(const F m[5], F y[4]) {
+    const F even = simd::add(m[1], m[2]), odd = simd::sub(m[1], m[2]);
+    y[0] = simd::fma(simd::set1(0.5 / (kP * kP)), even, simd::add(m[0], m[4]));
+    y[1] = simd::fma(simd::set1(0.5 / kP), odd, simd::mul(simd::set1(kQ), m[4]));
+    y[2] = simd::fma(simd::set1(0.5), even, simd::mul(simd::set1(kQ * kQ), m[4]));
+    y[3] = simd::fma(simd::set1(0.5 * kP), odd, simd::fma(simd::set1(kQ * kQ * kQ), m[4], m[3]));
+  }
+  static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[6]) {
+    constexpr double p = kP, q = kQ;
+    u[0] = (1 / (p * p * q)) * g0;
+    u[1] = (1 / (p - q)) * (g0 + p * g2);
+    u[2] = (-1 / (p + q)) * (g0 - p * g2);
+    u[3] = g2;
+    u[4] = (1 / (q * (q * q - p * p))) * (g0 + q * g2);
+    u[5] = g1;
+  }
+};
+
 template <class W>
-void transform_weights(const float* g, int64_t g_tap, float* u, int64_t u_position, int64_t count) {
-  constexpr int kIn = W::kIn;
+void transform_weights(const float* g, int64_t g_tap, float* u, const int64_t* u_at, int64_t count) {
+  constexpr int kWeights = W::kOut + 2;
   for (int64_t j = 0; j < count; j += kKernels) {
-    D down[3][kIn];
+    D down[3][kWeights];
 #pragma GCC unroll 3
     for (int s = 0; s < 3; ++s) {
       D tap[3];
@@ -126,15 +199,14 @@ void transform_weights(const float* g, int64_t g_tap, float* u, int64_t u_positi
       }
       W::weights(tap[0], tap[1], tap[2], down[s]);
     }
-    float* to = u + j;
 #pragma GCC unroll 6
-    for (int i = 0; i < kIn; ++i) {
-      D along[kIn];
+    for (int i = 0; i < kWeights; ++i) {
+      D along[kWeights];
       W::weights(down[0][i], down[1][i], down[2][i], along);
 #pragma GCC unroll 6
-      for (int k = 0; k < kIn; ++k, to += u_position) {
+      for (int k = 0; k < kWeights; ++k) {
         const S narrow = __builtin_convertvector(along[k], S);
-        __builtin_memcpy(to, &narrow, sizeof narrow);
+        __builtin_memcpy(u + u_at[i * kWeights + k] + j, &narrow, sizeof narrow);
       }
     }
   }

@@ -1,4 +1,5 @@
-// dst[tile] = act(A' m A + bias + residual) of 2x2 (F(2,3)) or 4x4 (F(4,3)) output pixels, one vector of channels at a time.
+// dst[tile] = act(A' m A + bias + residual) of 2x2 (F(2,3)) or 4x4 (F(4,3)) output pixels, of either stride, one vector of
+// channels at a time.
 // Operands: WinogradOutput (ukernel.h).
 // Pixels [y][x][c] are written in place. For planes [c][y][x] a strip of kColumns output columns is put into a patch in the
 // L1, [row][column] vectors of channels; blocks of kL pixels by kL channels are transposed in registers and stored as rows of
@@ -16,7 +17,7 @@ namespace {
 
 template <class W>
 struct OutputTransform {
-  static constexpr int kOut = W::kOut, kIn = W::kIn;
+  static constexpr int kOut = W::kOut, kIn = W::kProducts;
   static constexpr int kTiles = kColumns / kOut;
   static constexpr int kPatch = (kColumns + kL) * kL;  // a patch row; transposing reads whole blocks
 

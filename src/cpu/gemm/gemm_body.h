@@ -47,10 +47,10 @@ struct Gemm {
     }
 
     const int64_t row = g.a_row, step = g.a_k;
-    const float* b = g.b;
     for (int64_t s = 0; s < g.segs; ++s) {
       const float* a0 = g.a + at.a0 + g.a_seg[s];
       const float* a1 = g.a + at.a1 + g.a_seg[s];
+      const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
       for (int64_t k = g.seg_k; k > 0; --k) {
         __builtin_prefetch(fetch, 0, 2);
         fetch += fetch_step;
