@@ -80,7 +80,7 @@ def conv2d(
             one that cannot do the problem raises NotImplementedError with its reason.
         activation: None or "relu".
         residual: array of the output's shape, added before the activation.
-        winograd: whether "auto" may take Winograd. It does for 3x3 kernels with stride 1, no dilation and one group
+        winograd: whether "auto" may take Winograd. It does for 3x3 kernels with stride 1 or 2, no dilation, one group
             where the image has enough channels and pixels that this is expected to be faster with prepared weights
             (a lone call transforms them each time). "winograd_f43" then has a relative L2 error of 1e-6 to 2e-6,
             "winograd_f23" and the others 0.3e-6 to 1e-6, and an infinity or NaN in the input spreads within its tile.
