@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "common/log.h"
+#include "cpu/caches.h"
 #include "cpu/machine.h"
 #include "cpu/parallel.h"
 #include "cpu/registry.h"
@@ -53,6 +54,12 @@ py::dict machine() {
                   "cpus_affinity"_a = m.cpus_affinity,
                   "cpu_quota"_a = m.cpu_quota > 0 ? py::object(py::float_(m.cpu_quota)) : py::object(py::none()),
                   "num_threads"_a = fc::num_threads());
+}
+
+// For tests: what is read from such a folder of the kernel's.
+py::tuple listed_caches(const std::string& folder, int cpu) {
+  const fc::CacheSizes found = fc::listed_caches(folder, cpu);
+  return py::make_tuple(found.l1d_bytes, found.l2_bytes, found.l3_bytes);
 }
 
 double seconds_now() {
@@ -178,6 +185,7 @@ py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::ar
 
 void add_introspection(py::module_& m) {
   m.def("machine", machine);
+  m.def("listed_caches", listed_caches, "folder"_a, "cpu"_a);
   m.def("isa", [] { return fc::to_string(fc::current_isa()); });
   m.def("set_max_isa", [](const std::optional<std::string>& level) { fc::set_max_isa(level.value_or("")); }, "level"_a);
   m.def("get_num_threads", fc::num_threads);

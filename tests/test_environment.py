@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,44 @@ def test_bad_variables_are_told_at_import(name: str, value: str) -> None:
     done = run_python("import fastconv", env={name: value})
     assert done.returncode == 1
     assert name in done.stderr and value in done.stderr
+
+
+def list_cache(cpu: Path, index: int, **files: str) -> None:
+    folder = cpu / "cache" / f"index{index}"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def test_caches_as_the_kernel_lists_them(tmp_path: Path) -> None:
+    cpu = tmp_path / "cpu3"
+    list_cache(cpu, 0, level="1\n", type="Data\n", size="48K\n")
+    list_cache(cpu, 1, level="1\n", type="Instruction\n", size="32K\n")
+    list_cache(cpu, 2, level="2\n", type="Unified\n", size="1M\n")
+    list_cache(cpu, 3, level="3\n", type="Unified\n", size="32768K\n")
+    list_cache(cpu, 4, level="4\n", type="Unified\n", size="1G\n")
+    assert fc._core.listed_caches(str(tmp_path), 3) == (48 << 10, 1 << 20, 32 << 20)
+    assert fc._core.listed_caches(str(tmp_path), 2) == (0, 0, 0)
+    assert fc._core.listed_caches("", -1) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "size", ["", "K", "0K", "-48K", "48k", "48 K", "48KB", "1", "9" * 40, "9" * 40 + "K", "1099511627777", "2000000G"]
+)
+def test_cache_sizes_that_make_no_sense(size: str, tmp_path: Path) -> None:
+    list_cache(tmp_path / "cpu0", 0, level="1", type="Data", size=size)
+    list_cache(tmp_path / "cpu0", 2, level="2", type="Unified", size="2097152")
+    list_cache(tmp_path / "cpu0", 3, level="3", type="Unified")  # no file of its size
+    assert fc._core.listed_caches(str(tmp_path), 0) == (0, 2 << 20, 0)
+
+
+def test_caches_of_this_machine() -> None:
+    """Whoever told them: a core's caches grow with their level."""
+    found = fc._core.machine()
+    assert 4 << 10 <= found["l1d_bytes"] <= found["l2_bytes"] and found["l3_bytes"] >= 256 << 10
+    for cpu in sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else []:
+        for size, name in zip(fc._core.listed_caches("/sys/devices/system/cpu", cpu), ("l1d", "l2", "l3"), strict=True):
+            assert size in (0, found[f"{name}_bytes"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

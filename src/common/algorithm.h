@@ -19,7 +19,7 @@ struct Machine {
   Isa isa = Isa::scalar;
   int64_t l1d_bytes = 32 << 10;
   int64_t l2_bytes = 512 << 10;
-  int64_t l3_bytes = 8 << 20;  // share of one socket, as the system reports it
+  int64_t l3_bytes = 8 << 20;  // the one L3 that a core can fill, with its neighbours
 };
 
 Machine current_machine();  // defined in cpu/

@@ -11,11 +11,12 @@
 
 #if defined(__linux__)
 #include <sched.h>
-#include <unistd.h>
 #endif
 #if defined(FASTCONV_X86)
 #include <cpuid.h>
 #endif
+
+#include "cpu/caches.h"
 
 namespace fastconv {
 namespace {
@@ -58,11 +59,6 @@ std::string find_cpu_name() {
 }
 
 #if defined(__linux__)
-[[maybe_unused]] int64_t cache_bytes(int key, int64_t otherwise) {
-  const long found = sysconf(key);
-  return found > 0 ? found : otherwise;
-}
-
 // Quota of one cgroup folder in processors; 0: none.
 double read_quota(const std::string& folder) {
   double quota = 0, period = 0;
@@ -104,16 +100,12 @@ MachineInfo find_machine() {
   MachineInfo info;
   info.isa_found = find_isa();
   info.cpu = find_cpu_name();
-  info.l1d_bytes = 32 << 10;
-  info.l2_bytes = 1 << 20;
-  info.l3_bytes = 8 << 20;
+  const CacheSizes caches = find_caches();
+  info.l1d_bytes = caches.l1d_bytes;
+  info.l2_bytes = caches.l2_bytes;
+  info.l3_bytes = caches.l3_bytes;
   info.cpus_affinity = std::max(1u, std::thread::hardware_concurrency());
 #if defined(__linux__)
-#if defined(_SC_LEVEL1_DCACHE_SIZE)  // glibc; musl has no such question
-  info.l1d_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, info.l1d_bytes);
-  info.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, info.l2_bytes);
-  info.l3_bytes = cache_bytes(_SC_LEVEL3_CACHE_SIZE, info.l3_bytes);
-#endif
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) info.cpus_affinity = std::max(1, CPU_COUNT(&mask));
   info.cpu_quota = find_quota();
