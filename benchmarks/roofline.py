@@ -30,7 +30,10 @@ LEVELS = ("scalar", "avx2", "avx512")
 _FLOAT32_ISA = {"amx": "avx512"}
 #: Where the system does not tell: caches of a usual size.
 _L2_BYTES, _L3_BYTES = 1 << 20, 32 << 20
-#: Reading more than this to be surely out of the caches would take too long, or too much memory.
+#: How many times the L3 must be read to be surely out of it: one that is filled by what the L2 drops, and keeps what
+#: was used twice, still serves a quarter of twice its size.
+_STREAM_FACTOR = 4
+#: Reading more than this would take too long, or too much memory.
 _MAX_STREAM_BYTES = 512 << 20
 _YARDSTICK_MS = 1
 #: How long the noise is looked at before a run.
@@ -117,10 +120,9 @@ def measure_roofs(isa: str, threads: int) -> Roofs:
 
 
 def stream_bytes() -> int:
-    """How much must be read so that what was in the caches is not there any more: a little more than the L3, at most
-    512 MiB."""
+    """How much must be read so that what was in the caches is not there any more: four times the L3, at most 512 MiB."""
     l2, l3 = caches()
-    return int(min(max(1.1 * l3, 16 * l2), _MAX_STREAM_BYTES))
+    return min(max(_STREAM_FACTOR * l3, 16 * l2), _MAX_STREAM_BYTES)
 
 
 class Evictor:
