@@ -24,16 +24,17 @@ NETWORK_SHARE = 4.0
 ORACLE_SETTLE = 0.13
 #: Ops that a user might wrap in conversions to get them in the other layout.
 _WRAPPED = ("conv2d", "max_pool2d", "avg_pool2d")
-_WORDS: dict[str, Layout] = {"nchw": "NCHW", "nhwc": "NHWC"}
-_AXES = {"nchw": (0, 1, 2, 3), "nhwc": (0, 2, 3, 1)}
+WORDS: dict[str, Layout] = {"nchw": "NCHW", "nhwc": "NHWC"}
+AXES = {"nchw": (0, 1, 2, 3), "nhwc": (0, 2, 3, 1)}
 
 
 @dataclass
 class LayerUnit(Unit):
-    """One layer: each layout with each algorithm, NCHW through NHWC, the conversions alone, each peer."""
+    """One layer: each layout with each algorithm (or driver), NCHW through NHWC, the conversions alone, each peer."""
 
     problem: Problem = None  # type: ignore[assignment]
     algorithms: tuple[str, ...] = ()
+    detour: bool = True  # whether NCHW through NHWC is timed, and the conversions
     _expected: oracle.F64 | None = None
 
     def build(self) -> list[Entry]:
@@ -47,14 +48,14 @@ class LayerUnit(Unit):
         entries: list[Entry] = []
         algorithms = list(self.algorithms) or ops.algorithms(p.op)
         for layout in bench.layouts if p.has_layout else ("-",):
-            picked = self._picked_by_auto(given, layout) if len(algorithms) > 1 and first else None
+            picked = self._picked_by_auto(given, layout) if len(algorithms) > 1 and first else ()
             for algorithm in algorithms:
                 entry = self._ours(given, layout, algorithm, expected)
                 if entry is not None:
                     if first:
-                        entry.row["auto"] = algorithm in (picked, "auto") or len(algorithms) == 1
+                        entry.row["auto"] = algorithm in (*picked, "auto") or len(algorithms) == 1
                     entries.append(entry)
-        if p.has_layout and p.op in _WRAPPED and len(bench.layouts) == 2:
+        if self.detour and p.has_layout and p.op in _WRAPPED and len(bench.layouts) == 2:
             entries += self._through_nhwc(given, expected)
         for peer in bench.libraries:
             for layout in bench.layouts if p.has_layout else ("-",):
@@ -78,11 +79,13 @@ class LayerUnit(Unit):
         row.update(bytes=p.traffic(p.n), flops=p.flops * p.n)
         return row
 
-    def _picked_by_auto(self, given: ops.Operands, layout: str) -> str | None:
+    def _picked_by_auto(self, given: ops.Operands, layout: str) -> tuple[str, ...]:
+        """The algorithm and the driver."""
         try:
-            return str(ops.prepare(self.problem, given, layout, "auto").plan.get("algorithm"))
+            plan = ops.prepare(self.problem, given, layout, "auto").plan
         except NotImplementedError:
-            return None
+            return ()
+        return str(plan.get("algorithm")), str(plan.get("kernel"))
 
     def _ours(self, given: ops.Operands, layout: str, algorithm: str, expected: oracle.F64) -> Entry | None:
         p = self.problem
@@ -173,12 +176,12 @@ class NetworkUnit(Unit):
         entries: list[Entry] = []
         nets: dict[str, Callable[[F32], F32]] = {}
         for layout in bench.layouts:
-            own = np.ascontiguousarray(x.transpose(_AXES[layout]))
+            own = np.ascontiguousarray(x.transpose(AXES[layout]))
             for algorithm in self.algorithms:
                 what = f"{layout.upper()} {algorithm}"
                 begin = time.perf_counter()
                 try:
-                    net = network.make(_WORDS[layout], algorithm)
+                    net = network.make(WORDS[layout], algorithm)
                     logits = net(own)
                 except NotImplementedError as refused:
                     self._leave_out(what, one_line(str(refused)))
@@ -207,7 +210,7 @@ class NetworkUnit(Unit):
 
     def _through_nhwc(self, x: F32, net: Callable[[F32], F32], expected: oracle.F64) -> Entry:
         """NCHW pictures into the NHWC network: one conversion, inside the time; logits have no layout."""
-        inside = np.zeros([x.shape[i] for i in _AXES["nhwc"]], np.float32)
+        inside = np.zeros([x.shape[i] for i in AXES["nhwc"]], np.float32)
 
         def call() -> F32:
             fastconv.convert_layout(x, "NCHW", "NHWC", out=inside)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import problem, schema
 from .arguments import UsageError, numbers, seconds, words
-from .progress import Progress
+from .progress import Progress, ended_like_interrupted
 
 _DEFAULT_SUITE = "resnet50"
 _LAYOUTS = ("nchw", "nhwc")
@@ -162,7 +159,7 @@ def _run_cuda(args: argparse.Namespace, runner: Any) -> int:
 
     from . import device_cuda
 
-    suite, problems, network = _suite(args, runner)
+    suite, problems, network = chosen_suite(args)
     reason = why_unavailable()
     if reason:
         _complain(f"--device cuda: {reason}")
@@ -248,7 +245,7 @@ def _measure(
 
     out = sys.stderr if target == "-" else sys.stdout
     status, why = 0, ""
-    with Progress() as progress, _ended_like_interrupted():
+    with Progress() as progress, ended_like_interrupted():
         work = make(progress.step, save)
         try:
             work.execute()
@@ -271,27 +268,13 @@ def _measure(
     return status
 
 
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """SIGTERM (a time limit, a shutdown) is a KeyboardInterrupt inside: the file is written only now and then, and what
-    was measured since would be lost."""
-    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
 def _settings(args: argparse.Namespace, runner: Any) -> Any:
     """The run that the arguments ask for. UsageError names the argument that is wrong."""
     import fastconv
 
     from . import roofline
 
-    suite, problems, _network = _suite(args, runner)
+    suite, problems, _network = chosen_suite(args)
     if args.device != "cpu":
         raise UsageError(f"--device: {args.device!r} is neither cpu nor cuda")
     if args.dtypes:
@@ -318,8 +301,10 @@ def _settings(args: argparse.Namespace, runner: Any) -> Any:
     )  # fmt: skip
 
 
-def _suite(args: argparse.Namespace, runner: Any) -> tuple[Any, tuple[Any, ...], str | None]:
-    """The suite, and what of it was asked for: layers and network."""
+def chosen_suite(args: argparse.Namespace) -> tuple[Any, tuple[Any, ...], str | None]:
+    """The suite of --suite or --problem, and what of it was asked for: layers and network."""
+    from . import runner
+
     if args.problem and (args.suite or args.match):
         raise UsageError("--problem: give either a problem or a suite with --match, not both")
     try:

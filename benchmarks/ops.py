@@ -128,12 +128,19 @@ def algorithms(op: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if name != "reference"]
 
 
+def drivers(op: str) -> list[str]:
+    """Names of the op's drivers, of which an algorithm may have several, best first, without the reference."""
+    rows = fastconv.kernels(_OURS.get(op, op))
+    found = [row["driver"] for row in rows if row["device"] == "cpu" and row["algorithm"] != "reference"]
+    return list(dict.fromkeys(found))
+
+
 def prepare(problem: Problem, operands: Operands, layout: str, algorithm: str) -> Prepared:
     """The layer, planned for its input's shape, but not called yet. Threads are the caller's (`fastconv.threads`).
 
     `layout`: "nchw" or "nhwc", and "-" where `problem.has_layout` is false: then arrays have the shapes of NCHW, and
-    the NHWC kernel runs on the same memory. `algorithm`: "auto" or one of `algorithms(op)`; an op that offers no choice
-    has the one that "auto" takes. Weights are always given as OIHW.
+    the NHWC kernel runs on the same memory. `algorithm`: "auto" or one of `algorithms(op)` or `drivers(op)`; an op that
+    offers no choice has the one that "auto" takes. Weights are always given as OIHW.
 
     ValueError for a layout that does not fit, or if an operand is None; NotImplementedError, with the reason, where
     the op or the algorithm cannot do this problem.
@@ -148,8 +155,8 @@ def prepare(problem: Problem, operands: Operands, layout: str, algorithm: str) -
     if layout == "-" and not problem.flat:  # one pixel: the same memory under the shapes of NHWC
         seen, target = x.reshape(-1, 1, 1, problem.ic), out.reshape(-1, 1, 1, problem.oc)
     call, plan = _planned(problem, operands, words[layout], algorithm, seen, target)
-    if algorithm not in ("auto", plan["algorithm"]):
-        if algorithm in algorithms(problem.op) or algorithm == "reference":
+    if algorithm not in ("auto", plan["algorithm"], plan["kernel"]):
+        if algorithm in (*algorithms(problem.op), *drivers(problem.op), "reference"):
             reason = f"{_function(problem.op)} takes no algorithm, and by itself it chooses {plan['algorithm']} here"
         else:
             reason = f"{problem.op} has no algorithm {algorithm!r}"

@@ -1,9 +1,13 @@
-"""Where a run is, on a terminal only."""
+"""Where a run is, on a terminal only; and how it ends before its time."""
 
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -38,3 +42,17 @@ class Progress:
         elif self.shown:
             self.stream.write(f"\r\x1b[K[{done}/{total}] {name}")
             self.stream.flush()
+
+
+@contextmanager
+def ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM (a time limit, a shutdown) is a KeyboardInterrupt inside: the file is written only now and then, and what
+    was measured since would be lost."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

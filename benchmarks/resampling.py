@@ -34,7 +34,26 @@ def row_bursts(row: Row, at_one_clock: bool = False) -> list[F64]:
 
 def resampled_medians(row: Row, seed: int, at_one_clock: bool = False, resamples: int = RESAMPLES) -> F64:
     """Medians of a row as they might have come out in other runs like this one."""
-    parts = row_bursts(row, at_one_clock)
+    return drawn_medians(row_bursts(row, at_one_clock), seed, resamples)
+
+
+def round_ratios(row: Row, base: Row) -> list[F64]:
+    """For each visit of two rows that were visited together: bursts of the one over those of the other in the same
+    round, so that whatever slowed the machine down for a moment slowed both."""
+    pairs = zip(row_bursts(row), row_bursts(base))
+    ratios = [first[: len(second)] / second[: len(first)] for first, second in pairs]
+    return [part for part in ratios if len(part)]
+
+
+def cold_ratios(row: Row, base: Row) -> list[F64]:
+    """The same for calls with evicted caches."""
+    first, second = (np.asarray(r["cold_ms"], dtype=np.float64) for r in (row, base))
+    count = min(len(first), len(second))
+    return [first[:count] / second[:count]] if count else []
+
+
+def drawn_medians(parts: list[F64], seed: int, resamples: int = RESAMPLES) -> F64:
+    """The median of all, a value for each drawing of visits and of what is within them."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(part) for part in parts])
     if len(parts) < 3:  # too few visits to draw from: bursts alone

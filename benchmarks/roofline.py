@@ -120,7 +120,7 @@ def measure_roofs(isa: str, threads: int) -> Roofs:
 
 
 def stream_bytes() -> int:
-    """How much must be read so that what was in the caches is not there any more: four times the L3, at most 512 MiB."""
+    """How much must be read so that the caches hold nothing of before: four times the L3, at most 512 MiB."""
     l2, l3 = caches()
     return min(max(_STREAM_FACTOR * l3, 16 * l2), _MAX_STREAM_BYTES)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv import _tuning
 
 from . import machine, peers, roofline, schema
 from .affinity import Pinner
@@ -109,6 +110,7 @@ class Run:
         if self._libraries is None:
             self._libraries = self._start(isas)
         sections = [(isa, threads, batch) for isa in isas for threads in s.threads for batch in s.batches]
+        weights = [self._weight(threads, batch) for _, threads, batch in sections]
         reached = True
         for number, (isa, threads, batch) in enumerate(sections):
             if (isa, threads) not in self._benches:
@@ -116,12 +118,17 @@ class Run:
             bench = dataclasses.replace(self._benches[isa, threads], batch=batch)
             left = deadline - time.perf_counter()
             units = list(self._units(bench, problems, network))
-            reached &= self._passes(units, time.perf_counter() + left / (len(sections) - number), number, len(sections))
+            share = weights[number] / sum(weights[number:])
+            reached &= self._passes(units, time.perf_counter() + left * share, number, len(sections))
         if not reached:
             self.note(
                 f"the time limit of {s.max_time:g} s ended the run early: not everything was measured (--max-time)"
             )
         self._finish(reached)
+
+    def _weight(self, threads: int, batch: int) -> float:
+        """What part of the time a setting gets, beside those of the others."""
+        return 1.0
 
     def _start(self, isas: tuple[str, ...]) -> list[peers.Peer]:
         """Looks at the machine, says what a sceptic should know, and loads the peers."""
@@ -140,7 +147,12 @@ class Run:
         self.environment = {**machine.environment(), "load_average": self.environment["load_average"]}
         self.environment["pinned"] = s.pin and Pinner(max(s.threads)).why_not is None
         self.note(_pin_note(s))
+        self.note(self._tuned_note())
         return libraries
+
+    def _tuned_note(self) -> str | None:
+        count = len(_tuning.load().here)
+        return f'"auto" follows {count} tuned choices (FASTCONV_TUNE=0 ignores them)' if count else None
 
     def _cap_peers(self, wanted: list[str], isa: str) -> list[str]:
         """Only oneDNN can be held to a lower ISA level, by its environment variable, before it is loaded."""
@@ -154,23 +166,30 @@ class Run:
         return kept
 
     def _bench(self, isa: str, threads: int, batch: int, libraries: list[peers.Peer]) -> Bench:
-        """Measures roofs and noise for one ISA level and number of threads."""
+        """What the units of one ISA level and number of threads share."""
         s = self.settings
-        self.progress(0, 1, f"{isa}, {threads} threads: roofs and noise")
-        roofs = roofline.measure_roofs(isa, threads)
-        self.roofs.append(roofs)
+        roofs = self._measured_roofs(isa, threads)
         pinner = Pinner(threads, s.pin)
         yardstick = roofline.Yardstick(isa, threads)
         with fastconv.threads(threads), roofline.isa_level(isa):
             yardstick.pinned = pinner.learn(_often(yardstick))
-            noise = roofline.estimate_noise(threads, yardstick)
-        if not self.noise:
-            self.noise = noise
+            self._look_at_noise(threads, yardstick)
         evictor = roofline.Evictor(threads) if s.cold else None
         sampler = Sampler(yardstick, evictor, order=random.Random(1))
         if evictor is not None:
             self.environment["evicted_bytes"] = evictor.bytes
         return Bench(self, isa, threads, batch, libraries, roofs, yardstick, sampler, pinner, evictor)
+
+    def _measured_roofs(self, isa: str, threads: int) -> roofline.Roofs:
+        self.progress(0, 1, f"{isa}, {threads} threads: roofs and noise")
+        roofs = roofline.measure_roofs(isa, threads)
+        self.roofs.append(roofs)
+        return roofs
+
+    def _look_at_noise(self, threads: int, yardstick: roofline.Yardstick) -> None:
+        noise = roofline.estimate_noise(threads, yardstick)
+        if not self.noise:
+            self.noise = noise
 
     def _units(self, bench: Bench, problems: Iterable[Problem], network: str | None) -> Iterable[Unit]:
         s = self.settings

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,7 @@ class Unit:
     visits: int = 0
     overhead: float = 0.0  # seconds of the last visit for preparing, warming up and evictions
     _entries: list[Entry] = field(default_factory=list)
+    cold_visits: ClassVar[int] = COLD_VISITS
 
     def build(self) -> list[Entry]:
         raise NotImplementedError
@@ -145,7 +146,7 @@ class Unit:
     def _cold_calls(self, entries: int, left: float) -> int:
         """Calls with evicted caches: one to three a row in the first visits, within a third of the time."""
         bench = self.bench
-        if bench.evictor is None or not entries or self.visits >= COLD_VISITS:
+        if bench.evictor is None or not entries or self.visits >= self.cold_visits:
             return 0
         return max(1, min(3, int(0.33 * left / (entries * bench.sampler.evict_seconds))))
 

@@ -24,7 +24,7 @@ py::dict describe(const fc::Plan& plan) {
       "kernel"_a = plan.algorithm->kernel, "ukernel"_a = plan.ukernel_name, "isa"_a = fc::to_string(plan.isa),
       "blocking"_a = fc::to_string(plan.blocking), "macs"_a = py::int_(py::float_(p.macs())),
       "packed_bytes"_a = plan.packed_bytes, "workspace_bytes"_a = plan.scratch_bytes, "conversions"_a = conversions,
-      "refused"_a = refused, "output_shape"_a = tuple_of(fc::output_shape(p)));
+      "refused"_a = refused, "tuned"_a = plan.tuned, "output_shape"_a = tuple_of(fc::output_shape(p)));
 }
 
 }  // namespace fastconv::bindings
@@ -190,6 +190,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   fc::default_num_threads();  // a bad environment is an error at import, not in the middle of the work
   fc::current_isa();
   fc::winograd_allowed();
+  fc::tuning_allowed();
   fc::verbose_level();
   fc::prepare_threads();
 

@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "common/log.h"
+#include "common/tuned.h"
 #include "cpu/caches.h"
 #include "cpu/machine.h"
 #include "cpu/parallel.h"
@@ -203,6 +204,25 @@ void add_introspection(py::module_& m) {
         return fc::set_thread_override(n);
       },
       "n"_a);
+  m.def(
+      "set_tuned",
+      [](const std::vector<std::tuple<std::string, std::string, std::string, std::string>>& choices) {
+        std::vector<fc::TunedChoice> table;
+        for (const auto& [isa, layout, problem, kernel] : choices) table.push_back({isa, layout, problem, kernel});
+        fc::set_tuned(table);
+      },
+      "choices"_a);
+  m.def(
+      "set_tuned_source",
+      [](const py::function& source) {
+        auto* const kept = new py::function(source);  // as long as the process: threads may plan until it ends
+        fc::set_tuned_source([kept] {
+          const py::gil_scoped_acquire locked;
+          (*kept)();
+        });
+      },
+      "source"_a);
+  m.def("plan_epoch", [] { return fc::tuned_epoch() << 8 | static_cast<uint64_t>(fc::current_isa()); });
   m.def("set_verbose", fc::set_verbose, "level"_a);
   m.def("kernels", kernels, "op"_a = py::none());
   m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);

@@ -9,15 +9,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from helpers import LAYOUTS, TESTED_LEVELS, max_isa, missing_level
+from fastconv import _tuning
+from helpers import LAYOUTS, NO_TUNE_FILE, TESTED_LEVELS, max_isa, missing_level
+from tune_files import TuneFile
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+
+os.environ["FASTCONV_TUNE_FILE"] = NO_TUNE_FILE  # not what the developer has tuned
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +81,16 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def rng() -> np.random.Generator:
     """The same numbers in every run."""
     return np.random.default_rng(20231)
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TuneFile]:
+    """A tuning file, not there yet. What it says in the end is not in force any more afterwards."""
+    monkeypatch.setenv("FASTCONV_TUNE_FILE", str(tmp_path / "tune.json"))
+    _tuning.reload()
+    yield TuneFile(tmp_path / "tune.json")
+    monkeypatch.undo()
+    _tuning.reload()
 
 
 @pytest.fixture(scope="session")

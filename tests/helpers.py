@@ -23,6 +23,7 @@ F32 = NDArray[np.float32]
 
 ISA_LEVELS = ["scalar", "avx2", "avx512", "amx"]
 TESTED_LEVELS = ISA_LEVELS[:3]
+NO_TUNE_FILE = os.path.join(os.sep, "nonexistent", "tune.json")
 LAYOUTS = ["NCHW", "NHWC"]
 
 # --- ISA levels and kernels -------------------------------------------------------------------------------------------
@@ -209,8 +210,10 @@ MEMORY_FORMS: dict[str, Callable[[Array], Array]] = {**WRITABLE_FORMS, "read_onl
 def run_python(
     code: str, *, env: dict[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter; the FASTCONV_* and OMP_* settings are those given, none other."""
+    """Runs code in a fresh interpreter; the FASTCONV_* and OMP_* settings are those given, none other but a tuning file
+    that does not exist."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FASTCONV_", "OMP_"))}
+    clean["FASTCONV_TUNE_FILE"] = NO_TUNE_FILE
     clean["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run(
         [sys.executable, "-c", code],

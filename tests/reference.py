@@ -61,8 +61,8 @@ sum but not for a lost term or for products in half precision (5e-4)."""
 
 WINOGRAD_F43_REL_L2 = 5e-6
 """The same for F(4x4, 3x3); a number of the project's contract. Its transforms multiply by the points 5/8 and 3/2, with
-stride 2 by 5/4 and 1/2, and their powers, and what they add cancels in part: 2 to 3 times the error of the plain sum was
-measured, 2e-6 at 512 channels. It cannot be exact on integers, since 1 / (a^2 b^2) has no finite binary form.
+stride 2 by 5/4 and 1/2, and their powers, and what they add cancels in part: 2 to 3 times the error of the plain sum
+was measured, 2e-6 at 512 channels. It cannot be exact on integers, since 1 / (a^2 b^2) has no finite binary form.
 F(2x2, 3x3) adds, subtracts and halves: small integers come out exactly, and CONV_REL_L2 holds."""
 
 LINEAR_REL_L2 = CONV_REL_L2

@@ -1,5 +1,5 @@
-"""Winograd convolution, stride 1 and 2: tails of tiles, vectors and panels, paddings, borders, the same bits however the work is cut,
-and when "auto" may take it."""
+"""Winograd convolution, stride 1 and 2: tails of tiles, vectors and panels, paddings, borders, when "auto" may take it,
+the same bits however the work is cut."""
 
 from __future__ import annotations
 
@@ -135,9 +135,7 @@ def test_error_against_float64(kernel: str, size: int, channels: int, layout: st
         view = np.ascontiguousarray(ref.from_nchw(x, layout))
         for level in [level for level in usable_levels() if level != "scalar"]:
             with max_isa(level):
-                y = fc.conv2d(
-                    view, w, stride=stride, padding=1, layout=layout, weight_layout="OIHW", algorithm=kernel
-                )
+                y = fc.conv2d(view, w, stride=stride, padding=1, layout=layout, weight_layout="OIHW", algorithm=kernel)
             ref.assert_rel_l2(y, expected, ref.conv_tolerance(kernel))
 
 
@@ -149,7 +147,13 @@ def test_a_value_that_is_not_finite_stays_in_its_tiles(
     (out, stride), size = KERNELS[kernel], 16
     x, w = normal(rng, 1, 5, size, size), normal(rng, 7, 5, 3, 3)
     view = np.ascontiguousarray(ref.from_nchw(x, layout))
-    options: dict[str, Any] = {"stride": stride, "padding": 1, "layout": layout, "weight_layout": "OIHW", "algorithm": kernel}
+    options: dict[str, Any] = {
+        "stride": stride,
+        "padding": 1,
+        "layout": layout,
+        "weight_layout": "OIHW",
+        "algorithm": kernel,
+    }
     clean = ref.to_nchw(np.asarray(fc.conv2d(view, w, **options)), layout)
     row, column = 6, 9
     for value in (np.nan, np.inf):
@@ -193,9 +197,7 @@ def test_same_bits_for_any_threads_and_batch(
     x, w, b = normal(rng, n, ic, size, size), normal(rng, oc, ic, 3, 3), normal(rng, oc)
     view = np.ascontiguousarray(ref.from_nchw(x, layout))
     _, stride = KERNELS[kernel]
-    conv = fc.Conv2d(
-        w, b, stride, padding=1, layout=layout, weight_layout="OIHW", algorithm=kernel, activation="relu"
-    )
+    conv = fc.Conv2d(w, b, stride, padding=1, layout=layout, weight_layout="OIHW", algorithm=kernel, activation="relu")
     with fc.threads(1):
         expected = conv(view)
     for threads in (2, 3, 4):

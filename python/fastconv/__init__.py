@@ -94,6 +94,7 @@ def _load_core() -> None:
 
 _load_core()
 
+from . import _core  # noqa: E402
 from ._core import __version__  # noqa: E402
 from ._explain import explain, kernels  # noqa: E402
 from .layers import AvgPool2d, Conv2d, Linear, MaxPool2d  # noqa: E402
@@ -141,6 +142,14 @@ __all__ = [
     "threads",
     "weights",
 ]
+
+
+def _load_tuned() -> None:
+    """What `fastconv tune` stored, read before the first plan of a convolution and not before that."""
+    importlib.import_module(f"{__name__}._tuning").load()
+
+
+_core.set_tuned_source(_load_tuned)
 
 _LAZY = ("models", "weights", "image", "cuda")  # loaded at first use: an import of the ops alone stays quick
 

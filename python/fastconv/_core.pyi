@@ -4,7 +4,7 @@
 NotImplementedError, MemoryError).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,19 @@ def set_max_isa(level: str | None) -> None:
     None: what the machine has and FASTCONV_MAX_ISA allows. For tests and benchmarks; plans made before stay as they
     are.
     """
+
+def set_tuned(choices: Sequence[tuple[str, str, str, str]]) -> None:
+    """Replace the tuned choices: (ISA level, layout, problem as a plan tells it less its n, driver) each.
+
+    Later plans with "auto" go by them; programs made before stay as they are. ValueError for an unknown driver.
+    """
+
+def set_tuned_source(source: Callable[[], object]) -> None:
+    """What is called once before the first plan that may be tuned, and calls `set_tuned`; not where FASTCONV_TUNE is
+    0."""
+
+def plan_epoch() -> int:
+    """A number that changes when equal problems may be planned otherwise: another ISA level, other tuned choices."""
 
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
@@ -130,14 +143,16 @@ class Program:
     def output(self, x: int) -> None: ...
     def finalize(self, l2_bytes: int = 0, l3_bytes: int = 0) -> None:
         """Packs weights and lays the arena out. After this the program is immutable and may be called from many
-        threads. l2_bytes, l3_bytes: decide, with the number of threads, which steps run depth-first; 0: this machine's."""
+        threads. l2_bytes, l3_bytes: decide, with the number of threads, which steps run depth-first; 0: this
+        machine's."""
     def shape(self, x: int) -> tuple[int, ...]: ...
     def run(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> None: ...
     def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
         """As `run`; returns seconds per step."""
     def steps(self) -> list[dict[str, Any]]:
         """One dict a step, the plan's own words: op, layout, shapes, algorithm, kernel, ukernel, isa, blocking, macs,
-        packed_bytes, workspace_bytes, conversions, refused (algorithm -> reason)."""
+        packed_bytes, workspace_bytes, conversions, refused (algorithm -> reason), tuned (whether `fastconv tune` chose
+        the algorithm)."""
     def chains(self) -> list[tuple[int, int]]:
         """First and last step of each run of steps that goes through the network by bands of rows, together."""
     def image_groups(self) -> list[tuple[int, int]]:

@@ -84,7 +84,7 @@ def explain(
     Arrays may be given as they are or as shapes. What the call would refuse is refused here with the same error. The
     dict has at least op, device, layout, dtype, algorithm, kernel, ukernel, isa, blocking, macs, packed_bytes,
     workspace_bytes (on the CPU: a thread), conversions (between layouts; none for a lone op) and refused (algorithm ->
-    reason).
+    reason); on the CPU also tuned (whether `fastconv tune` chose the algorithm).
 
     Args:
         device: "cpu" or "cuda"; None goes by where the first argument lies, and is "cpu" for a shape. "cuda" needs a

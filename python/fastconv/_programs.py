@@ -71,7 +71,7 @@ class ProgramCache:
         One is built at a time, so that threads that meet a new shape together share the work; calls whose program
         exists do not wait for it. If `build` raises, nothing is kept.
         """
-        key = (*key, _core.isa())  # a lower cap must not run plans that were made for a higher level
+        key = (*key, _core.plan_epoch())  # plans for another ISA level or other tuned choices must not run
         found = self._find(key)
         if found is not None:
             return found

@@ -1,4 +1,4 @@
-"""The command `fastconv`: info, classify, summary, bench.
+"""The command `fastconv`: info, classify, summary, bench, tune.
 
 Exit status: 0 done, 2 bad arguments, 1 anything else (interrupted, too). A failure is one line on standard error, never
 a traceback.
@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 _MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _LAYOUTS = ("NHWC", "NCHW")
-_COMMANDS = "info|classify|summary|bench"
+_COMMANDS = "info|classify|summary|bench|tune"
 # Pictures between two moves of the progress bar.
 _CHUNK = 8
 
@@ -108,12 +108,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     summary.set_defaults(run=_summary)
 
     bench = commands.add_parser("bench", help="time kernels and networks in both layouts")
-    if next((word for word in arguments if not word.startswith("-")), None) == "bench":
-        # Only here: the harness takes long to import and the other commands have no use for it.
+    tune = commands.add_parser("tune", help='measure what algorithm="auto" should take on this machine')
+    # Only here: the harness takes long to import and the other commands have no use for it.
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    if command == "bench":
         from fastconv.benchmarks import cli as harness
 
         harness.add_arguments(bench)
         bench.set_defaults(run=harness.run)
+    elif command == "tune":
+        from fastconv.benchmarks.tune import cli as tuner
+
+        tuner.add_arguments(tune)
+        tune.set_defaults(run=tuner.run)
     return parser
 
 
@@ -157,7 +164,7 @@ def _count(text: str) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     import fastconv
-    from fastconv import _core
+    from fastconv import _core, _tuning
 
     machine = _core.machine()
     kernels = fastconv.kernels()
@@ -166,12 +173,14 @@ def _info(args: argparse.Namespace) -> int:
             "version": fastconv.__version__,
             "machine": machine,
             "threads": _core.get_num_threads(),
+            "tuning": _tuning.load().as_dict(),
             "kernels": kernels,
         }
         _say(json.dumps(document, indent=2, default=str))
         return 0
     facts = [("fastconv", fastconv.__version__)]
     facts += [(name.replace("_", " "), _plain(name, value)) for name, value in machine.items()]
+    facts.append(("tuning", _tuning.load().describe()))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         _say(f"{name:<{width}}  {value}")

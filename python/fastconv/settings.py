@@ -59,8 +59,10 @@ def _cuda() -> str:
 def show_config(*, as_dict: bool = False) -> dict[str, Any] | None:
     """Print what this build and machine are, or return it as a dict.
 
-    Versions, processor, ISA level, caches, threads, CUDA, algorithms.
+    Versions, processor, ISA level, caches, threads, CUDA, tuned choices, algorithms.
     """
+    from . import _tuning  # here: an import of the package alone has no use for it
+
     machine = _core.machine()
     config: dict[str, Any] = {
         "fastconv": _core.__version__,
@@ -68,6 +70,7 @@ def show_config(*, as_dict: bool = False) -> dict[str, Any] | None:
         "numpy": np.__version__,
         **machine,
         "cuda": _cuda(),
+        "tuning": _tuning.load().describe(),
         "algorithms": sorted({row["algorithm"] for row in _core.kernels("conv2d")}),
     }
     if as_dict:

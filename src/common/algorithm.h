@@ -51,6 +51,7 @@ struct Plan {
   int64_t packed_bytes = 0;                                  // weights as this plan wants them
   int64_t scratch_bytes = 0;                                 // per thread, private
   std::string pack_tag;                                      // plans with equal tags share packed weights
+  bool tuned = false;                                        // `fastconv tune` chose the algorithm
   std::vector<std::pair<std::string, std::string>> refused;  // algorithm, reason: those asked before this one
 };
 

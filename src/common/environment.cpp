@@ -30,6 +30,11 @@ bool winograd_allowed() {
   return allowed;
 }
 
+bool tuning_allowed() {
+  static const bool allowed = is_on("FASTCONV_TUNE");
+  return allowed;
+}
+
 bool depth_first_allowed() {
   static const bool allowed = is_on("FASTCONV_DEPTH_FIRST");
   return allowed;

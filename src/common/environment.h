@@ -12,6 +12,9 @@ const std::string& forced_kernel();
 // False where FASTCONV_WINOGRAD is 0; std::invalid_argument when it is neither 0 nor 1.
 bool winograd_allowed();
 
+// False where FASTCONV_TUNE is 0; std::invalid_argument when it is neither 0 nor 1.
+bool tuning_allowed();
+
 // False where FASTCONV_DEPTH_FIRST is 0: each step of a network then runs on whole tensors. The same bits, other times.
 bool depth_first_allowed();
 

@@ -6,11 +6,12 @@
 #include "common/environment.h"
 #include "common/log.h"
 #include "common/planning.h"
+#include "common/tuned.h"
 
 namespace fastconv {
 namespace {
 
-using Key = std::tuple<Problem, Preference, bool, Isa>;
+using Key = std::tuple<Problem, Preference, bool, Isa, uint64_t>;  // the last: of the tuned choices
 
 PlanCache<Key, Plan>& cache() {
   static auto* const instance =
@@ -18,7 +19,8 @@ PlanCache<Key, Plan>& cache() {
   return *instance;
 }
 
-PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool winograd, const Machine& machine) {
+PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool winograd, const Machine& machine,
+                      const TunedTable& tuned) {
   const std::vector<const Algorithm*>& list = cpu_algorithms(problem.op);
   auto plan = std::make_shared<Plan>();
   plan->problem = problem;
@@ -41,6 +43,11 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool
     std::replace(wanted.begin(), wanted.end(), std::string("auto"), forced_kernel());
   for (const std::string& name : wanted) {
     if (name == "auto") {
+      const Algorithm* chosen = tuned.find(problem, machine.isa);
+      if (chosen && (!chosen->winograd || (winograd && winograd_allowed())) && take(chosen)) {
+        plan->tuned = true;
+        return plan;
+      }
       std::vector<const Algorithm*> last;
       for (const Algorithm* a : list) {
         if (refused(a, a->refuses(problem, machine))) continue;
@@ -69,11 +76,16 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool
 
 PlanPtr make_plan(const Problem& problem, const Preference& preference, bool winograd) {
   const Machine machine = current_machine();
-  const Key key(problem, preference, winograd, machine.isa);
-  if (PlanPtr plan = cache().find(key)) return plan;
-  PlanPtr plan = plan_uncached(problem, preference, winograd, machine);
+  const bool tunable =
+      problem.op == Op::conv2d && std::find(preference.begin(), preference.end(), "auto") != preference.end();
+  const auto key = [&](uint64_t epoch) { return Key(problem, preference, winograd, machine.isa, epoch); };
+  if (PlanPtr plan = cache().find(key(tunable ? tuned_epoch() : 0))) return plan;
+  static const TunedTable& none = *new TunedTable;
+  const std::shared_ptr<const TunedTable> table = tunable ? tuned_table() : nullptr;
+  const TunedTable& tuned = table ? *table : none;
+  PlanPtr plan = plan_uncached(problem, preference, winograd, machine, tuned);
   if (verbose_level() > 0) log_plan("plan", *plan, 0);
-  cache().insert(key, plan);
+  cache().insert(key(tuned.epoch), plan);
   return plan;
 }
 
