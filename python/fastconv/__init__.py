@@ -94,7 +94,7 @@ def _load_core() -> None:
 
 _load_core()
 
-from . import _core  # noqa: E402
+from . import _core, _tuning  # noqa: E402
 from ._core import __version__  # noqa: E402
 from ._explain import explain, kernels  # noqa: E402
 from .layers import AvgPool2d, Conv2d, Linear, MaxPool2d  # noqa: E402
@@ -144,12 +144,9 @@ __all__ = [
 ]
 
 
-def _load_tuned() -> None:
-    """What `fastconv tune` stored, read before the first plan of a convolution and not before that."""
-    importlib.import_module(f"{__name__}._tuning").load()
-
-
-_core.set_tuned_source(_load_tuned)
+# What `fastconv tune` stored is read before the first plan of a convolution and not before that. The module is imported
+# here and not then: a child that is forked while another thread imports would wait for ever for that import.
+_core.set_tuned_source(_tuning.load)
 
 _LAZY = ("models", "weights", "image", "cuda")  # loaded at first use: an import of the ops alone stays quick
 

@@ -1,11 +1,13 @@
 """The choices that `fastconv tune` stored: which file, read and judged, handed to the core before its first plan.
 
-Nothing here runs at import. The core calls `load` once, when a convolution is first planned with algorithm="auto". A
-file that cannot be used is one warning and no choices. Writing is the tuner's (`benchmarks/tune/store.py`).
+Nothing here runs at import, and nothing is imported later (why: `fastconv/__init__.py`). The core calls `load` once,
+when a convolution is first planned with algorithm="auto". A file that cannot be used is one warning and no choices.
+Writing is the tuner's (`benchmarks/tune/store.py`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -165,8 +167,6 @@ def read(path: str) -> list[Choice]:
         return []
     except OSError as error:
         raise UnusableFileError(f"cannot be read: {error.strerror or error}") from None
-    import json  # here: an import of the package alone has no use for it
-
     try:
         data = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
