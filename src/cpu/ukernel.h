@@ -30,6 +30,9 @@ struct GemmPanel {
   int64_t segs, seg_k;
   const float* b;
   const int64_t* b_seg;  // segs offsets, elements; or null: segments adjoin
+  const float* b_from;   // or null: b is not there yet. Its rows, n values each, lie b_from_k apart here, and the first register tile copies
+  float* b_copy;         // them to b (b_copy == b), with zeros past n. Only with segs == 1
+  int64_t b_from_k;
   float* c;
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null

@@ -65,7 +65,6 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
 void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t plane = p.oh * p.ow, vectors = div_up(plane, b.nr), zero_offset = 0;
   float* pixels = reinterpret_cast<float*>(worker.scratch);
   const Rectangle mine = split_work(plan, p.n * vectors, div_up(p.oc, b.mr), worker);
@@ -88,7 +87,6 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const auto place = [&](int64_t unit, int64_t of) { return unit / vectors * of * plane + unit % vectors * b.nr; };
   for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end;) {
     const int64_t count = vectors_at(unit), extent = pixels_at(unit), next = unit + count;
-    move.panels(args.src + place(unit, p.ic), plane, pixels, b.nr, p.ic, extent);
     ahead.clear();
     if (next < mine.pixels.end) {
       ahead.add_rows(args.src + place(next, p.ic), p.ic, plane, pixels_at(next));
@@ -103,7 +101,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       fetch.give(g);
       const int64_t at = place(unit + i, p.oc) + channel * plane;
       g.n = std::min(b.nr, extent - i * b.nr);
-      g.b = pixels + i * p.ic * b.nr;
+      g.b = g.b_copy = pixels;
+      g.b_from = args.src + place(unit + i, p.ic);
+      g.b_from_k = plane;
       g.c = args.dst + at;
       g.residual = p.residual ? args.residual + at : nullptr;
       gemm_of(plan).panel(&g);

@@ -28,7 +28,8 @@ struct Gemm {
 
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   // V: vectors of channels in use. A last panel of few channels takes one.
-  template <int MR, int V>
+  // Gathers: rows of b are read where g.b_from says, and left at g.b_copy. The stores hide behind the products.
+  template <int MR, int V, bool Gathers>
   static void tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
     F acc[MR][V];
@@ -47,6 +48,13 @@ struct Gemm {
     }
 
     const int64_t row = g.a_row, step = g.a_k;
+    const float* from = g.b_from;
+    const int64_t from_step = g.b_from_k;
+    float* copy = g.b_copy;
+    simd::Mask used[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      used[v] = simd::first(Gathers && g.n > v * simd::kLanes ? g.n - v * simd::kLanes : 0);
     for (int64_t s = 0; s < g.segs; ++s) {
       const float* a0 = g.a + at.a0 + g.a_seg[s];
       const float* a1 = g.a + at.a1 + g.a_seg[s];
@@ -56,7 +64,15 @@ struct Gemm {
         fetch += fetch_step;
         F w[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
+        for (int v = 0; v < V; ++v) {
+          if constexpr (Gathers) {
+            w[v] = simd::load(from + v * simd::kLanes, used[v]);
+            simd::store(copy + v * simd::kLanes, w[v]);
+          } else {
+            w[v] = simd::load(b + v * simd::kLanes);
+          }
+        }
+        if constexpr (Gathers) from += from_step, copy += kNr;
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
           const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
@@ -178,7 +194,8 @@ struct Gemm {
 
   template <int... I>
   struct Table {
-    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1>...}, {&tile<I + 1, kNv>...}};
+    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1, false>...}, {&tile<I + 1, kNv, false>...}};
+    static constexpr TileFn gathering[kMr] = {&tile<I + 1, kNv, true>...};
   };
   template <class>
   struct Make;
@@ -196,7 +213,7 @@ struct Gemm {
     int64_t done = 0, o = 0;
     const auto run = [&](int64_t m, const Place& at) {
       const bool fetch = done < g.fetches;
-      fn[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
+      (done == 0 && g.b_from ? Tiles::gathering : fn)[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
       ++done;
     };
     // Two short rows per tile where both fit.
