@@ -2,10 +2,10 @@
 // The GEMM leaf with its roles turned round: rows of its tile are output channels, vectors run along a plane's pixels, so that results are
 // stored as they lie and nothing is transposed.
 // Operands: weights packed [oc][ic], rows an odd number of cache lines apart, so that a tile's rows spread over the cache sets. A block of pixels
-// is copied to scratch, [nr pixels][ic][nr], zero-padded at the end of a plane.
+// is copied to scratch, [ic][nr], zero-padded at the end of a plane, by the register tile that is first to read it.
 // Blocking: a block of nr or 2 nr pixels against all channels, in a register tile's height at a time; the next block's inputs and output
 // lines are fetched meanwhile. Weights stay in the L2.
-// Threads: blocks of pixels are shared out, or channels where there are few blocks.
+// Threads: half panels of pixels are shared out, or channels where there are few blocks.
 // Numerics: one sequential sum over c per output, the same as conv_direct's.
 // Measured, tried: docs/performance.md.
 #include <algorithm>
@@ -46,7 +46,7 @@ void configure(Plan& plan, const Machine& machine) {
   b.mc = b.nr * (2 * b.nr * p.ic * 4 <= machine.l2_bytes / 8 ? 2 : 1);
   plan.packed_bytes = p.oc * weight_row(p) * 4;
   plan.pack_tag = "rows ld" + std::to_string(weight_row(p));
-  plan.scratch_bytes = p.ic * b.mc * 4;
+  plan.scratch_bytes = p.ic * b.nr * 4;
 }
 
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
@@ -65,9 +65,10 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
 void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const int64_t plane = p.oh * p.ow, vectors = div_up(plane, b.nr), zero_offset = 0;
+  // What threads share out: half panels of pixels, so that 784 pixels are 25 and 24 of 49, not 13 and 12 of 25.
+  const int64_t plane = p.oh * p.ow, half = b.nr / 2, halves = div_up(plane, half), zero_offset = 0;
   float* pixels = reinterpret_cast<float*>(worker.scratch);
-  const Rectangle mine = split_work(plan, p.n * vectors, div_up(p.oc, b.mr), worker);
+  const Rectangle mine = split_work(plan, p.n * halves, div_up(p.oc, b.mr), worker);
   const int64_t channel = mine.panels.begin * b.mr, channels = std::min(mine.panels.end * b.mr, p.oc) - channel;
   GemmPanel g{};
   g.a = static_cast<const float*>(args.packed) + channel * weight_row(p);
@@ -80,13 +81,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.first = g.last = 1;
   g.relu = p.activation == Activation::relu;
   FetchList fetch(p.ic), ahead(p.ic);
-  const auto vectors_at = [&](int64_t unit) {
-    return std::min({b.mc / b.nr, mine.pixels.end - unit, vectors - unit % vectors});
+  // Block `unit`: its pixels lie in one image.
+  const auto pixels_at = [&](int64_t unit) {
+    return std::min({b.mc, (mine.pixels.end - unit) * half, plane - unit % halves * half});
   };
-  const auto pixels_at = [&](int64_t unit) { return std::min(vectors_at(unit) * b.nr, plane - unit % vectors * b.nr); };
-  const auto place = [&](int64_t unit, int64_t of) { return unit / vectors * of * plane + unit % vectors * b.nr; };
+  const auto place = [&](int64_t unit, int64_t of) { return unit / halves * of * plane + unit % halves * half; };
   for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end;) {
-    const int64_t count = vectors_at(unit), extent = pixels_at(unit), next = unit + count;
+    const int64_t extent = pixels_at(unit), count = div_up(extent, b.nr), next = unit + div_up(extent, half);
     ahead.clear();
     if (next < mine.pixels.end) {
       ahead.add_rows(args.src + place(next, p.ic), p.ic, plane, pixels_at(next));
@@ -99,10 +100,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       fetch.clear();
       fetch.add_part(ahead, i, count, div_up(channels, b.mr));
       fetch.give(g);
-      const int64_t at = place(unit + i, p.oc) + channel * plane;
+      const int64_t at = place(unit, p.oc) + i * b.nr + channel * plane;
       g.n = std::min(b.nr, extent - i * b.nr);
       g.b = g.b_copy = pixels;
-      g.b_from = args.src + place(unit + i, p.ic);
+      g.b_from = args.src + place(unit, p.ic) + i * b.nr;
       g.b_from_k = plane;
       g.c = args.dst + at;
       g.residual = p.residual ? args.residual + at : nullptr;
