@@ -30,9 +30,17 @@ struct GemmPanel {
   int64_t segs, seg_k;
   const float* b;
   const int64_t* b_seg;  // segs offsets, elements; or null: segments adjoin
-  const float* b_from;   // or null: b is not there yet. Its rows, n values each, lie b_from_k apart here, and the first register tile copies
-  float* b_copy;         // them to b (b_copy == b), with zeros past n. Only with segs == 1
+  // Operands that are copied by whoever is first to read them. Only with segs == 1; or null.
+  // Rows of b, n values each, b_from_k apart at b_from: the first register tile copies them to b_copy == b, zeros past n. Only with c_col == 1.
+  const float* b_from;
+  float* b_copy;
   int64_t b_from_k;
+  // Pixel (o, i) at step k at a_from + o * a_from_outer + i * a_from_row + k * a_from_k, a_from_row 1 or 2: each register tile copies its pixels to
+  // a_copy == a. Needs a_tile; only with c_row == 1.
+  const float* a_from;
+  float* a_copy;
+  int64_t a_from_outer, a_from_row, a_from_k;
+  int64_t a_tile;  // or 0: register tiles lie so far apart, each as [k][pixel], steps a_k apart; a_outer and a_row are not used
   float* c;
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null

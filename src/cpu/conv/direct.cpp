@@ -41,8 +41,13 @@ bool collides(const Problem& p) {
   return p.layout == Layout::nhwc && p.icg() <= kMaxReduction && (p.padded() ? p.icg() : p.ic) * p.sw % 1024 == 0;
 }
 
+// NCHW, 1x1: register tiles of pixels, every one or every other, are copied by the panel of channels that is first to read them.
+bool copies_tiles(const Problem& p) {
+  return p.layout == Layout::nchw && p.kh == 1 && p.kw == 1 && !p.padded() && p.sw <= 2;
+}
+
 bool uses_band(const Problem& p) {
-  return p.padded() || p.layout == Layout::nchw || collides(p);
+  return p.padded() || (p.layout == Layout::nchw && !copies_tiles(p)) || collides(p);
 }
 
 Band band_of(const Problem& p, int64_t out_rows) {
@@ -71,7 +76,7 @@ double band_size(const Problem& p, int64_t out_rows) {
 const char* refuses(const Problem& p, const Machine&) {
   if (!is_flat(p) && uses_band(p) && band_size(p, 1) > kMaxScratchBytes / 4)
     return "the input rows of one output row exceed 64 MiB of scratch";
-  if (is_flat(p) && uses_band(p) && p.icg() > kMaxReduction) return "more than 2^20 channels of one pixel to copy";
+  if (copies_tiles(p) && p.icg() > kMaxReduction) return "more than 2^20 channels of one pixel to copy";
   return p.kh * p.kw * p.icg() > (kMaxReduction << 10) ? "more than 2^30 products in one sum" : nullptr;
 }
 
@@ -91,23 +96,25 @@ void configure(Plan& plan, const Machine& machine) {
   }
   configure_gemm(plan, machine);
   plan.scratch_bytes = round_up(b.segs * 8, 64);
-  if (b.flat) {
-    // Weights pass by once for as many pixels as fit into the L2. In NHWC, where weights stay in the L2 themselves, blocks are
-    // short instead: rows of the output, and of the residual, are then walked whole, and the next block's fetched meanwhile.
+  if (copies_tiles(p)) {
+    // A whole image where it fits: its planes are then one run of memory, and the next image's are fetched meanwhile.
+    const int64_t width = b.flat ? b.mr : p.ow, tile = tile_stride(plan) * 4;
+    const int64_t image = b.flat ? div_up(p.oh * p.ow, b.mr) : register_tiles(p.oh, p.ow, b.mr);
+    b.ahead = p.groups == 1 && image * tile <= machine.l2_bytes / 8 * 7;
+    b.mc = round_up(p.oh * p.ow, width);
+    const auto tiles = [&] { return b.flat ? b.mc / b.mr : register_tiles(b.mc / p.ow, p.ow, b.mr); };
+    if (!b.ahead)
+      while (b.mc > width && tiles() * tile > machine.l2_bytes / 2) b.mc = div_up(b.mc / width, 2) * width;
+    plan.scratch_bytes += tiles() * tile;
+  } else if (b.flat) {
+    // Weights pass by once for as many pixels as fit into the L2; where they stay in the L2 themselves, blocks are short instead: rows of the
+    // output, and of the residual, are then walked whole, and the next block's fetched meanwhile.
     b.mc = std::max<int64_t>(b.mr, machine.l2_bytes / 2 / (4 * p.icg()) / b.mr * b.mr);
-    if (p.layout == Layout::nhwc && plan.packed_bytes <= machine.l2_bytes / 2 && b.mc > 4 * b.mr) {
+    if (plan.packed_bytes <= machine.l2_bytes / 2 && b.mc > 4 * b.mr) {
       b.mc = 4 * b.mr;
       b.ahead = p.groups == 1 && b.mc * (p.ic + p.oc) * 4 <= machine.l2_bytes / 4;
     }
-    if (p.layout == Layout::nchw) {
-      // A whole image where it fits: its planes are then one run of memory, and the next image's are fetched meanwhile.
-      const int64_t image = round_up(p.oh * p.ow, b.mr);
-      b.ahead = p.groups == 1 && image * p.ic * 4 <= machine.l2_bytes / 8 * 7;
-      b.mc = b.ahead ? image : std::min(b.mc, image);
-      plan.scratch_bytes += b.mc / b.mr * tile_stride(plan) * 4;
-    } else if (collides(p)) {
-      plan.scratch_bytes += std::min(b.mc, p.n * p.oh * p.ow) * odd_lines(p.icg()) * 4;
-    }
+    if (collides(p)) plan.scratch_bytes += std::min(b.mc, p.n * p.oh * p.ow) * odd_lines(p.icg()) * 4;
   } else {
     b.mc = p.oh;
     if (uses_band(p)) {
@@ -152,71 +159,82 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
   }
 }
 
-// Pixels that a thread multiplies by all its panels before it goes on. NHWC runs over image borders, NCHW has a plane per
-// channel and image.
-struct PixelBlock {
-  int64_t image, pixel, count;
-};
-
-PixelBlock block_at(const Plan& plan, int64_t at, int64_t end) {
-  const Problem& p = plan.problem;
-  const int64_t plane = p.oh * p.ow;
-  if (p.layout == Layout::nhwc) return {0, at, std::min(plan.blocking.mc, end - at)};
-  return {at / plane, at % plane, std::min({plan.blocking.mc, end - at, plane - at % plane})};
-}
-
-// What a block will read first, and in NHWC what it will read or write in its epilogues.
-void fetch_block(FetchList& list, const Problem& p, const Operands& args, const PixelBlock& block) {
-  const int64_t plane = p.oh * p.ow;
-  if (p.layout == Layout::nchw) {
-    if (block.count == plane) list.add_lines(args.src + block.image * p.ic * plane, p.ic * plane);
-    return;
-  }
-  list.add_lines(args.src + block.pixel * p.ic, block.count * p.ic);
-  list.add_lines((p.residual ? args.residual : args.dst) + block.pixel * p.oc, block.count * p.oc);
-}
-
-// 1x1, stride 1: pixels as one row.
+// NHWC, 1x1, stride 1: pixels as one row.
 void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel g, float* scratch) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const bool nhwc = p.layout == Layout::nhwc, copied = uses_band(p);
-  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t tile = tile_stride(plan);
-  const int64_t plane = p.oh * p.ow, total = p.n * plane, units = div_up(total, b.mr), icg = p.icg();
+  const bool copied = uses_band(p);
+  const int64_t total = p.n * p.oh * p.ow, units = div_up(total, b.mr), icg = p.icg();
   const Rectangle mine = split_work(plan, units, p.groups * b.panels, worker);
   const int64_t end = std::min(total, mine.pixels.end * b.mr), panels = mine.panels.end - mine.panels.begin;
   FetchList fetch(icg), ahead(icg);
-  for (int64_t at = mine.pixels.begin * b.mr; at < end;) {
-    const auto [image, pixel, count] = block_at(plan, at, end);
-    const int64_t whole = nhwc ? 0 : count / b.mr, rest = count - whole * b.mr;
+  g.outer = 1;
+  g.a_row = copied ? odd_lines(icg) : p.ic, g.a_k = 1;
+  for (int64_t at = mine.pixels.begin * b.mr; at < end; at += g.inner) {
+    const int64_t count = g.inner = std::min(b.mc, end - at), next = at + count, after = std::min(b.mc, end - next);
     ahead.clear();
-    if (b.ahead && at + count < end) fetch_block(ahead, p, args, block_at(plan, at + count, end));
+    if (b.ahead && after > 0) {
+      ahead.add_lines(args.src + next * p.ic, after * p.ic);
+      ahead.add_lines((p.residual ? args.residual : args.dst) + next * p.oc, after * p.oc);
+    }
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
-      if (copied && nhwc && (u == mine.panels.begin || panel == 0)) {
+      if (copied && (u == mine.panels.begin || panel == 0))
         for (int64_t i = 0; i < count; ++i)
-          std::memcpy(scratch + i * g.a_row, args.src + (pixel + i) * p.ic + c0, icg * sizeof(float));
-      } else if (copied && (u == mine.panels.begin || panel == 0)) {
-        const float* src = args.src + (image * p.ic + c0) * plane + pixel;
-        // Channels outside: long runs of each plane, which lie pages apart.
-        for (int64_t c = 0; c < icg; ++c) {
-          const float* line = src + c * plane;
-          move.gather_rows(line, b.mr, 1, scratch + c * b.mr, tile, whole, b.mr, 0, b.mr);
-          if (rest) move.gather_rows(line + whole * b.mr, 0, 1, scratch + whole * tile + c * b.mr, 0, 1, rest, 0, rest);
-        }
-      }
-      g.a = copied ? scratch : args.src + pixel * p.ic + c0;
+          std::memcpy(scratch + i * g.a_row, args.src + (at + i) * p.ic + c0, icg * sizeof(float));
+      g.a = copied ? scratch : args.src + at * p.ic + c0;
       fetch.clear();
-      if (!nhwc || !b.ahead || at == mine.pixels.begin * b.mr)
+      if (!b.ahead || at == mine.pixels.begin * b.mr)
         fetch_next_panel(fetch, plan, args, mine.panels, u,
                          std::max<int64_t>(1, div_up(count, b.mr) - div_up(ahead.count(), panels)));
       fetch.add_part(ahead, u - mine.panels.begin, panels);
       fetch.give(g);
-      set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
-      run_tiles(plan, g, whole, rest);
+      set_panel(g, plan, args, u, at * p.oc);
+      gemm_of(plan).panel(&g);
     }
-    at += count;
+  }
+}
+
+// NCHW, 1x1. The pixels of an image are one row with stride 1.
+void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker, GemmPanel g, float* scratch) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const int64_t plane = p.oh * p.ow, src_plane = p.ih * p.iw, total = p.n * plane, icg = p.icg();
+  const int64_t width = b.flat ? b.mr : p.ow;  // pixels are shared out in such units
+  const Rectangle mine = split_work(plan, div_up(total, width), p.groups * b.panels, worker);
+  const int64_t end = std::min(total, mine.pixels.end * width), panels = mine.panels.end - mine.panels.begin;
+  // Pixels that a thread multiplies by all its panels before it goes on: some of one image.
+  const auto count_at = [&](int64_t at) { return std::min({b.mc, end - at, plane - at % plane}); };
+  const auto place = [&](int64_t at) {
+    return at / plane * p.ic * src_plane + (b.flat ? at % plane : at % plane / p.ow * p.sh * p.iw);
+  };
+  FetchList fetch(icg), ahead(icg);
+  g.a = scratch;
+  g.a_row = 1, g.a_k = b.mr, g.a_tile = tile_stride(plan);
+  g.a_copy = scratch;
+  g.a_from_row = p.sw, g.a_from_outer = p.sh * p.iw, g.a_from_k = src_plane;
+  for (int64_t at = mine.pixels.begin * width; at < end;) {
+    const int64_t count = count_at(at), next = at + count;
+    g.outer = b.flat ? 1 : count / p.ow, g.inner = b.flat ? count : p.ow;
+    const int64_t tiles = register_tiles(g.outer, g.inner, b.mr);
+    ahead.clear();
+    if (b.ahead && next < end) {
+      if (b.flat && count_at(next) == plane) ahead.add_lines(args.src + place(next), p.ic * plane);
+      if (!b.flat)
+        for (int64_t y = 0; y < count_at(next) / p.ow; ++y)
+          ahead.add_rows(args.src + place(next + y * p.ow), p.ic, src_plane, (p.ow - 1) * p.sw + 1);
+    }
+    for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
+      const int64_t group = u / b.panels, panel = u % b.panels;
+      g.a_from = u == mine.panels.begin || panel == 0 ? args.src + place(at) + group * icg * src_plane : nullptr;
+      fetch.clear();
+      fetch_next_panel(fetch, plan, args, mine.panels, u, std::max<int64_t>(1, tiles - div_up(ahead.count(), panels)));
+      fetch.add_part(ahead, u - mine.panels.begin, panels);
+      fetch.give(g);
+      set_panel(g, plan, args, u, at / plane * p.oc * plane + at % plane);
+      gemm_of(plan).panel(&g);
+    }
+    at = next;
   }
 }
 
@@ -230,12 +248,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.a_seg = seg;
   g.segs = b.segs;
   g.seg_k = b.seg_k;
-  if (b.flat) {
-    seg[0] = 0;
-    g.a_row = !nhwc ? 1 : copied ? odd_lines(p.icg()) : p.ic;
-    g.a_k = nhwc ? 1 : b.mr;
-    return run_flat(plan, args, worker, g, scratch);
-  }
+  seg[0] = 0;
+  if (copies_tiles(p)) return run_tiles_of_planes(plan, args, worker, g, scratch);
+  if (b.flat) return run_flat(plan, args, worker, g, scratch);
 
   // Where pixels and taps lie: in the band, or (NHWC without padding) in the image itself.
   Band band = band_of(p, b.mc);

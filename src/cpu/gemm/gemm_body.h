@@ -24,12 +24,15 @@ struct Gemm {
     int64_t a0, a1;  // first pixel of each half in a
     int64_t c0, c1;  // and in c
     int64_t p0, p1;  // and in partial, counted in pixels
+    int64_t f0, f1;  // and in a_from
   };
+
+  // What a tile multiplies: all there; rows of b to copy on the way; pixels to copy on the way, adjacent or every other one.
+  enum Operand { kThere, kRowsOfB, kPixels, kEvenPixels };
 
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   // V: vectors of channels in use. A last panel of few channels takes one.
-  // Gathers: rows of b are read where g.b_from says, and left at g.b_copy. The stores hide behind the products.
-  template <int MR, int V, bool Gathers>
+  template <int MR, int V, Operand kFrom>
   static void tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
     F acc[MR][V];
@@ -48,40 +51,72 @@ struct Gemm {
     }
 
     const int64_t row = g.a_row, step = g.a_k;
-    const float* from = g.b_from;
-    const int64_t from_step = g.b_from_k;
-    float* copy = g.b_copy;
-    simd::Mask used[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v)
-      used[v] = simd::first(Gathers && g.n > v * simd::kLanes ? g.n - v * simd::kLanes : 0);
-    for (int64_t s = 0; s < g.segs; ++s) {
-      const float* a0 = g.a + at.a0 + g.a_seg[s];
-      const float* a1 = g.a + at.a1 + g.a_seg[s];
-      const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
+    if constexpr (kFrom == kPixels || kFrom == kEvenPixels) {
+      // Pixels are copied some steps before they are multiplied, so that broadcasts find them in the L1, and asked for before that.
+      const float *f0 = g.a_from + at.f0, *f1 = g.a_from + at.f1;
+      float* copy = g.a_copy + at.a0;
+      const float *a = copy, *b = g.b;
+      int64_t left = g.seg_k;
+      const auto copy_step = [&]() __attribute__((always_inline)) {
+        if (left-- <= 0) return;
+        copy_pixels<kFrom, kHalf>(f0, copy, kReach * g.a_from_k);
+        if constexpr (MR > kHalf) copy_pixels<kFrom, MR - kHalf>(f1, copy + kHalf, kReach * g.a_from_k);
+        f0 += g.a_from_k, f1 += g.a_from_k, copy += step;
+      };
+      for (int k = 0; k < kEarly; ++k) copy_step();
       for (int64_t k = g.seg_k; k > 0; --k) {
+        copy_step();
         __builtin_prefetch(fetch, 0, 2);
         fetch += fetch_step;
         F w[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          if constexpr (Gathers) {
-            w[v] = simd::load(from + v * simd::kLanes, used[v]);
-            simd::store(copy + v * simd::kLanes, w[v]);
-          } else {
-            w[v] = simd::load(b + v * simd::kLanes);
-          }
-        }
-        if constexpr (Gathers) from += from_step, copy += kNr;
+        for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
-          const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+          const F x = simd::set1(a[i]);
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
         }
-        a0 += step;
-        a1 += step;
+        a += step;
         b += kNr;
+      }
+    } else {
+      const float* from = g.b_from;
+      float* copy = g.b_copy;
+      simd::Mask used[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const int64_t left = kFrom == kRowsOfB ? g.n - v * simd::kLanes : 0;
+        used[v] = simd::first(left > 0 ? left : 0);
+      }
+      for (int64_t s = 0; s < g.segs; ++s) {
+        const float* a0 = g.a + at.a0 + g.a_seg[s];
+        const float* a1 = g.a + at.a1 + g.a_seg[s];
+        const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
+        for (int64_t k = g.seg_k; k > 0; --k) {
+          __builtin_prefetch(fetch, 0, 2);
+          fetch += fetch_step;
+          F w[V];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) {
+            if constexpr (kFrom == kRowsOfB) {
+              w[v] = simd::load(from + v * simd::kLanes, used[v]);
+              simd::store(copy + v * simd::kLanes, w[v]);
+            } else {
+              w[v] = simd::load(b + v * simd::kLanes);
+            }
+          }
+          if constexpr (kFrom == kRowsOfB) from += g.b_from_k, copy += kNr;
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; ++i) {
+            const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+          }
+          a0 += step;
+          a1 += step;
+          b += kNr;
+        }
       }
     }
 
@@ -114,6 +149,24 @@ struct Gemm {
       for (int v = 0; v < V; ++v)
         simd::store(&buffer[i][v * simd::kLanes], i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
     store_transposed(g, at.c0, &buffer[0][0], MR);
+  }
+
+  static constexpr int kEarly = 8, kReach = 16;  // steps
+
+  // N pixels of one channel side by side; those `ahead` of them are asked for.
+  template <Operand kFrom, int N>
+  static inline __attribute__((always_inline)) void copy_pixels(const float* from, float* to, int64_t ahead) {
+    constexpr int kStep = kFrom == kEvenPixels ? 2 : 1, kL = simd::kLanes;
+    __builtin_prefetch(from + ahead);
+    __builtin_prefetch(from + ahead + (N - 1) * kStep);
+#pragma GCC unroll 16
+    for (int j = 0; j < N; j += kL) {
+      const int count = N - j < kL ? N - j : kL, reach = (count - 1) * kStep + 1;
+      F x = simd::load(from + j * kStep, simd::first(reach < kL ? reach : kL));
+      if constexpr (kStep == 2)
+        x = simd::even(x, reach > kL ? simd::load(from + j * kStep + kL, simd::first(reach - kL)) : simd::zero());
+      simd::store(to + j, x, simd::first(count));
+    }
   }
 
   // c in rows of channels. What is the same for all rows is read once here: for all the compiler knows, a vector that is stored may
@@ -194,8 +247,9 @@ struct Gemm {
 
   template <int... I>
   struct Table {
-    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1, false>...}, {&tile<I + 1, kNv, false>...}};
-    static constexpr TileFn gathering[kMr] = {&tile<I + 1, kNv, true>...};
+    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1, kThere>...}, {&tile<I + 1, kNv, kThere>...}};
+    static constexpr TileFn rows_of_b[kMr] = {&tile<I + 1, kNv, kRowsOfB>...};
+    static constexpr TileFn pixels[2][kMr] = {{&tile<I + 1, kNv, kPixels>...}, {&tile<I + 1, kNv, kEvenPixels>...}};
   };
   template <class>
   struct Make;
@@ -209,34 +263,31 @@ struct Gemm {
   static void panel(const GemmPanel* gp) {
     const GemmPanel& g = *gp;
     using Tiles = typename Count<kMr>::type;
-    const TileFn* const fn = Tiles::fn[g.n > simd::kLanes];
+    const TileFn* const fn = g.a_from ? Tiles::pixels[g.a_from_row == 2] : Tiles::fn[g.n > simd::kLanes];
     int64_t done = 0, o = 0;
-    const auto run = [&](int64_t m, const Place& at) {
+    // The first pixel of the tile's halves is pixel i0 of row o0, and pixel i1 of row o1.
+    const auto run = [&](int64_t m, int64_t o0, int64_t i0, int64_t o1, int64_t i1) {
+      Place at;
+      at.a0 = g.a_tile ? done * g.a_tile : o0 * g.a_outer + i0 * g.a_row;
+      at.a1 = g.a_tile ? done * g.a_tile + (m + 1) / 2 : o1 * g.a_outer + i1 * g.a_row;
+      at.c0 = o0 * g.c_outer + i0 * g.c_row, at.c1 = o1 * g.c_outer + i1 * g.c_row;
+      at.p0 = o0 * g.inner + i0, at.p1 = o1 * g.inner + i1;
+      at.f0 = o0 * g.a_from_outer + i0 * g.a_from_row, at.f1 = o1 * g.a_from_outer + i1 * g.a_from_row;
       const bool fetch = done < g.fetches;
-      (done == 0 && g.b_from ? Tiles::gathering : fn)[m - 1](g, at, fetch ? g.fetch[done].at : g.b, fetch ? g.fetch[done].step : 0);
+      (done == 0 && g.b_from ? Tiles::rows_of_b : fn)[m - 1](g, at, fetch ? g.fetch[done].at : g.b,
+                                                             fetch ? g.fetch[done].step : 0);
       ++done;
     };
     // Two short rows per tile where both fit.
-    if (2 * g.inner <= kMr) {
-      for (; o + 2 <= g.outer; o += 2) {
-        const Place at = {o * g.a_outer,       (o + 1) * g.a_outer, o * g.c_outer,
-                          (o + 1) * g.c_outer, o * g.inner,         (o + 1) * g.inner};
-        run(2 * g.inner, at);
-      }
-    }
+    if (2 * g.inner <= kMr)
+      for (; o + 2 <= g.outer; o += 2) run(2 * g.inner, o, 0, o + 1, 0);
     const int64_t tiles = (g.inner + kMr - 1) / kMr;
     const int64_t base = g.inner / tiles, extra = g.inner % tiles;
     for (; o < g.outer; ++o) {
       int64_t i = 0;
       for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t m = base + (t < extra ? 1 : 0), half = (m + 1) / 2;
-        const Place at = {o * g.a_outer + i * g.a_row,
-                          o * g.a_outer + (i + half) * g.a_row,
-                          o * g.c_outer + i * g.c_row,
-                          o * g.c_outer + (i + half) * g.c_row,
-                          o * g.inner + i,
-                          o * g.inner + i + half};
-        run(m, at);
+        const int64_t m = base + (t < extra ? 1 : 0);
+        run(m, o, i, o, i + (m + 1) / 2);
         i += m;
       }
     }
