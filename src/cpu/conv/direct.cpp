@@ -97,15 +97,18 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   plan.scratch_bytes = round_up(b.segs * 8, 64);
   if (copies_tiles(p)) {
-    // A whole image where it fits: its planes are then one run of memory, and the next image's are fetched meanwhile.
+    // A whole image where it fits: its planes are then one run of memory, and the next image's are fetched meanwhile. With stride 2 the
+    // rows that are fetched for a block hold twice as much as it copies.
     const int64_t width = b.flat ? b.mr : p.ow, tile = tile_stride(plan) * 4;
-    const int64_t image = b.flat ? div_up(p.oh * p.ow, b.mr) : register_tiles(p.oh, p.ow, b.mr);
-    b.ahead = p.groups == 1 && image * tile <= machine.l2_bytes / 8 * 7;
+    const auto bytes = [&] { return tile * (b.flat ? b.mc / b.mr : register_tiles(b.mc / p.ow, p.ow, b.mr)); };
+    const auto shrink = [&](int64_t room) {
+      while (b.mc > width && bytes() > room) b.mc = div_up(b.mc / width, 2) * width;
+    };
     b.mc = round_up(p.oh * p.ow, width);
-    const auto tiles = [&] { return b.flat ? b.mc / b.mr : register_tiles(b.mc / p.ow, p.ow, b.mr); };
-    if (!b.ahead)
-      while (b.mc > width && tiles() * tile > machine.l2_bytes / 2) b.mc = div_up(b.mc / width, 2) * width;
-    plan.scratch_bytes += tiles() * tile;
+    if (!b.flat) shrink(machine.l2_bytes / 16 * 7);
+    b.ahead = p.groups == 1 && bytes() <= machine.l2_bytes / 8 * 7;
+    if (!b.ahead) shrink(machine.l2_bytes / 2);
+    plan.scratch_bytes += bytes();
   } else if (b.flat) {
     // Weights pass by once for as many pixels as fit into the L2; where they stay in the L2 themselves, blocks are short instead: rows of the
     // output, and of the residual, are then walked whole, and the next block's fetched meanwhile.

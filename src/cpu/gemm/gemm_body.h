@@ -151,7 +151,7 @@ struct Gemm {
     store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 
-  static constexpr int kEarly = 8, kReach = 16;  // steps
+  static constexpr int kEarly = 16, kReach = 16;  // steps
 
   // N pixels of one channel side by side; those `ahead` of them are asked for.
   template <Operand kFrom, int N>
