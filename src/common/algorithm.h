@@ -35,8 +35,10 @@ struct Blocking {
   int64_t seg_k = 0;
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
-  bool ahead = false;           // a block's inputs and outputs are fetched while the block before is computed
-  int64_t panels = 0;           // packed weight panels per group
+  int64_t at_once =
+      0;  // register tiles of a block from which on its pixels are copied before any product, not during the first panel
+  bool ahead = false;    // a block's inputs and outputs are fetched while the block before is computed
+  int64_t panels = 0;    // packed weight panels per group
   int64_t row_unit = 1;  // output rows that are computed together, so that their bits depend on where the first lies
 };
 

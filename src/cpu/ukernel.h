@@ -40,7 +40,8 @@ struct GemmPanel {
   const float* a_from;
   float* a_copy;
   int64_t a_from_outer, a_from_row, a_from_k;
-  int64_t a_tile;  // or 0: register tiles lie so far apart, each as [k][pixel], steps a_k apart; a_outer and a_row are not used
+  int64_t
+      a_tile;  // or 0: register tiles lie so far apart, each as [k][pixel], steps a_k apart; a_outer and a_row are not used
   float* c;
   int64_t c_outer, c_row, c_col;
   const float* residual;  // strides of c; or null

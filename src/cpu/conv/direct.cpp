@@ -108,6 +108,8 @@ void configure(Plan& plan, const Machine& machine) {
     if (!b.flat) shrink(machine.l2_bytes / 16 * 7);
     b.ahead = p.groups == 1 && bytes() <= machine.l2_bytes / 8 * 7;
     if (!b.ahead) shrink(machine.l2_bytes / 2);
+    // Beside tiles that leave no room for their pixels in the L2, products do not hide all the misses.
+    b.at_once = b.flat ? machine.l2_bytes / 2 / tile : INT64_MAX;
     plan.scratch_bytes += bytes();
   } else if (b.flat) {
     // Weights pass by once for as many pixels as fit into the L2; where they stay in the L2 themselves, blocks are short instead: rows of the
@@ -198,6 +200,18 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
   }
 }
 
+// `count` pixels of planes in register tiles [K][mr], cut as the leaf cuts a row of them.
+void copy_tiles(const Plan& plan, const float* src, int64_t src_plane, int64_t count, float* out) {
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  const int64_t mr = plan.blocking.mr, tile = tile_stride(plan), tiles = div_up(count, mr);
+  const int64_t low = count / tiles, high = low + 1, extra = count % tiles;
+  // Channels outside: long runs of each plane, which may lie pages apart.
+  for (int64_t c = 0; c < plan.problem.icg(); ++c, src += src_plane, out += mr) {
+    if (extra) move.gather_rows(src, high, 1, out, tile, extra, high, 0, high);
+    move.gather_rows(src + extra * high, low, 1, out + extra * tile, tile, tiles - extra, low, 0, low);
+  }
+}
+
 // NCHW, 1x1. The pixels of an image are one row with stride 1.
 void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker, GemmPanel g, float* scratch) {
   const Problem& p = plan.problem;
@@ -229,7 +243,11 @@ void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker,
     }
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels;
-      g.a_from = u == mine.panels.begin || panel == 0 ? args.src + place(at) + group * icg * src_plane : nullptr;
+      const float* from =
+          u == mine.panels.begin || panel == 0 ? args.src + place(at) + group * icg * src_plane : nullptr;
+      const bool at_once = from && tiles >= b.at_once;
+      if (at_once) copy_tiles(plan, from, src_plane, count, scratch);
+      g.a_from = at_once ? nullptr : from;
       fetch.clear();
       fetch_next_panel(fetch, plan, args, mine.panels, u, std::max<int64_t>(1, tiles - div_up(ahead.count(), panels)));
       fetch.add_part(ahead, u - mine.panels.begin, panels);
