@@ -156,6 +156,14 @@ _SHAPES = [
     ConvCase("planes_whole", 2, 20, 8, 12, 45, 1, 1, bias=True, residual=True, activation="relu"),
     ConvCase("planes_tail", 1, 33, 31, 31, 15, 1, 1, bias=True),
     ConvCase("planes_wide", 3, 7, 16, 16, 33, 1, 1, residual=True),
+    ConvCase("planes_odd_half", 1, 9, 28, 28, 30, 1, 1, bias=True),
+    # register tiles that are copied from planes: two rows a tile and one left, tiles of unequal height, groups, a
+    # stride without a form of its own, and so many channels that a whole image is copied at once
+    ConvCase("tiles_pairs", 3, 37, 13, 13, 45, 1, 1, (2, 2), bias=True, residual=True, activation="relu"),
+    ConvCase("tiles_unequal", 2, 9, 5, 57, 33, 1, 1, (2, 2)),
+    ConvCase("tiles_grouped", 1, 40, 9, 11, 70, 1, 1, (3, 2), groups=2),
+    ConvCase("tiles_stride3", 1, 18, 10, 22, 20, 1, 1, (2, 3)),
+    ConvCase("tiles_at_once", 2, 1200, 15, 15, 40, 1, 1, bias=True),
 ]
 
 _EPILOGUES = [

@@ -33,6 +33,9 @@ BITS_CASES = [
     ConvCase("bits_depthwise", 5, 37, 19, 21, 37, 3, 3, (1, 1), 1, groups=37),
     ConvCase("bits_grouped", 3, 36, 13, 15, 60, 3, 3, (2, 2), 1, groups=3),
     ConvCase("bits_pixels", 29, 300, 1, 1, 100, 1, 1),
+    ConvCase("bits_planes", 3, 130, 28, 28, 40, 1, 1, bias=True),
+    ConvCase("bits_strided", 5, 60, 13, 13, 70, 1, 1, (2, 2), residual=True),
+    ConvCase("bits_at_once", 3, 1200, 15, 15, 33, 1, 1),
     ConvCase("bits_epilogue", 4, 20, 14, 14, 66, 3, 3, (1, 1), 1, bias=True, residual=True, activation="relu"),
 ]
 

@@ -73,9 +73,6 @@ struct MoveUkernel {
   // dst[i * dst_ld + j] = lo <= j < hi ? src[i * src_ld + (j - lo) * step] : 0, i < rows, 0 <= j < cols, step >= 1.
   void (*gather_rows)(const float* src, int64_t src_ld, int64_t step, float* dst, int64_t dst_ld, int64_t rows,
                       int64_t cols, int64_t lo, int64_t hi);
-  // dst[p * rows * width + i * width + j] = src[i * src_ld + p * width + j], i < rows, j < width: rows cut into panels of `width` columns, a
-  // multiple of the vector's lanes. Of the last panel, what lies past `cols` is zero.
-  void (*panels)(const float* src, int64_t src_ld, float* dst, int64_t width, int64_t rows, int64_t cols);
 };
 
 // --- Winograd convolution -----------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@
 // Bands: the input rows that a block of output rows needs are copied once into the thread's scratch where that helps: with
 // padding (the copy holds the zeros), in NHWC where pixels lie a multiple of 4 KiB apart, and in NCHW, as [row][channel][column], since
 // channels that lie planes apart cost a page and a cache line each.
-// 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row; NCHW copies register tiles of them,
-// [tile][channel][pixel].
+// 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row. 1x1 in NCHW, with stride 2 too: register tiles of pixels,
+// [tile][channel][pixel], which the leaf copies during the first panel's products.
 // Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that a panel is fetched once a band.
 // Numerics: one sequential sum over K per output, whatever the batch or the threads.
 // Measured (2-core Granite-Rapids-class Xeon, two threads, batch 1, 2026-11-20): ResNet-50's 53 convolutions one by one

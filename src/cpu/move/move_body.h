@@ -66,26 +66,5 @@ void gather_rows(const float* src, int64_t src_ld, int64_t step, float* dst, int
   }
 }
 
-// Rows outside: long runs of each, which may lie pages apart.
-void panels(const float* src, int64_t src_ld, float* dst, int64_t width, int64_t rows, int64_t cols) {
-  const int64_t whole = cols / kL * kL, padded = (cols + width - 1) / width * width;
-  const simd::Mask tail = simd::first(cols - whole);
-  for (int64_t i = 0; i < rows; ++i, src += src_ld, dst += width) {
-    const float* in = src;
-    float* out = dst;
-    int64_t j = 0, left = width;
-    for (; j < whole; j += kL) {
-      simd::store(out, simd::load(in + j));
-      out += kL;
-      left -= kL;
-      if (left == 0) out += (rows - 1) * width, left = width;
-    }
-    for (; j < padded; j += kL) {
-      simd::store(out, j < cols ? simd::load(in + j, tail) : simd::zero());
-      out += kL;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace fastconv

@@ -4,5 +4,5 @@
 #include "cpu/move/move_body.h"
 
 namespace fastconv {
-extern const MoveUkernel move_f32_avx2 = {"move_f32_avx2", kIsaAvx2, transpose, gather_rows, panels};
+extern const MoveUkernel move_f32_avx2 = {"move_f32_avx2", kIsaAvx2, transpose, gather_rows};
 }  // namespace fastconv

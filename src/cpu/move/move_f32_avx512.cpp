@@ -4,5 +4,5 @@
 #include "cpu/move/move_body.h"
 
 namespace fastconv {
-extern const MoveUkernel move_f32_avx512 = {"move_f32_avx512", kIsaAvx512, transpose, gather_rows, panels};
+extern const MoveUkernel move_f32_avx512 = {"move_f32_avx512", kIsaAvx512, transpose, gather_rows};
 }  // namespace fastconv

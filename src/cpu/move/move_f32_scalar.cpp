@@ -4,5 +4,5 @@
 #include "cpu/move/move_body.h"
 
 namespace fastconv {
-extern const MoveUkernel move_f32_scalar = {"move_f32_scalar", kIsaScalar, transpose, gather_rows, panels};
+extern const MoveUkernel move_f32_scalar = {"move_f32_scalar", kIsaScalar, transpose, gather_rows};
 }  // namespace fastconv
