@@ -109,7 +109,7 @@ void configure(Plan& plan, const Machine& machine) {
     b.ahead = p.groups == 1 && bytes() <= machine.l2_bytes / 8 * 7;
     if (!b.ahead) shrink(machine.l2_bytes / 2);
     // Beside tiles that leave no room for their pixels in the L2, products do not hide all the misses.
-    b.at_once = b.flat ? machine.l2_bytes / 2 / tile : INT64_MAX;
+    b.at_once = b.flat ? machine.l2_bytes / 2 / tile + 1 : INT64_MAX;
     plan.scratch_bytes += bytes();
   } else if (b.flat) {
     // Weights pass by once for as many pixels as fit into the L2; where they stay in the L2 themselves, blocks are short instead: rows of the
