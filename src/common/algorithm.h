@@ -19,7 +19,8 @@ struct Machine {
   Isa isa = Isa::scalar;
   int64_t l1d_bytes = 32 << 10;
   int64_t l2_bytes = 512 << 10;
-  int64_t l3_bytes = 8 << 20;  // the one L3 that a core can fill, with its neighbours
+  int64_t l3_bytes = 8 << 20;     // the one L3 that a core can fill, with its neighbours
+  int64_t stream_bytes = 4 << 20;  // an output of more will have left the caches before it is read: it may go past them
 };
 
 Machine current_machine();  // defined in cpu/
@@ -36,6 +37,7 @@ struct Blocking {
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
   bool ahead = false;           // a block's inputs and outputs are fetched while the block before is computed
+  bool streaming = false;       // outputs are stored past the caches
   int64_t panels = 0;           // packed weight panels per group
   int64_t row_unit = 1;  // output rows that are computed together, so that their bits depend on where the first lies
 };

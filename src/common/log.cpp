@@ -39,6 +39,7 @@ std::string to_string(const Blocking& b) {
   if (b.flat) s += " flat";
   if (b.channels_first) s += " crs";
   if (b.ahead) s += " ahead";
+  if (b.streaming) s += s.empty() ? "streaming" : " streaming";
   return s;
 }
 

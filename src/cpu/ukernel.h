@@ -211,7 +211,8 @@ struct PeakUkernel {
   int64_t flops_per_round;
   float (*fma_loop)(int64_t rounds);               // registers only
   float (*read)(const float* src, int64_t count);  // count a multiple of 256
-  void (*copy)(const float* src, float* dst, int64_t count);
+  // Reads and writes so many values, evenly mixed; a copy where both numbers are equal. streaming: past the caches.
+  void (*move)(const float* src, int64_t reads, float* dst, int64_t writes, int32_t streaming);
 };
 
 }  // namespace fastconv

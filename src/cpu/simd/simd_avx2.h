@@ -43,6 +43,14 @@ inline void store(float* p, F v) {
 inline void store(float* p, F v, Mask m) {
   _mm256_maskstore_ps(p, m, v);
 }
+// Past the caches, for results that are not read again before they would have left them; p is aligned to a vector. Other
+// threads may see what came before stream_end in any order.
+inline void stream(float* p, F v) {
+  _mm256_stream_ps(p, v);
+}
+inline void stream_end() {
+  _mm_sfence();
+}
 
 inline F add(F a, F b) {
   return _mm256_add_ps(a, b);

@@ -42,6 +42,14 @@ inline void store(float* p, F v) {
 inline void store(float* p, F v, Mask m) {
   _mm512_mask_storeu_ps(p, m, v);
 }
+// Past the caches, for results that are not read again before they would have left them; p is aligned to a vector. Other
+// threads may see what came before stream_end in any order.
+inline void stream(float* p, F v) {
+  _mm512_stream_ps(p, v);
+}
+inline void stream_end() {
+  _mm_sfence();
+}
 
 inline F add(F a, F b) {
   return _mm512_add_ps(a, b);

@@ -56,6 +56,11 @@ inline void store(float* p, F v, Mask m) {
   for (int i = 0; i < kLanes; ++i)
     if (m.v[i]) p[i] = v.v[i];
 }
+// Without instructions for it: a plain store.
+inline void stream(float* p, F v) {
+  store(p, v);
+}
+inline void stream_end() {}
 
 inline F add(F a, F b) {
   return each([&](int i) { return a.v[i] + b.v[i]; });
