@@ -177,7 +177,8 @@ struct PoolUkernel {
 struct EltwiseUkernel {
   const char* name;
   int32_t isa;
-  void (*relu)(const float* src, float* dst, int64_t count);  // NaN stays
+  void (*relu)(const float* src, float* dst, int64_t count,
+               int32_t streaming);  // NaN stays. streaming: past the caches
   // dst[i*len + j] = src[i*len + j] * scale[i] + shift[i], i < rows, j < len.
   void (*affine_rows)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
   // dst[i*len + j] = src[i*len + j] * scale[j] + shift[j].
@@ -186,12 +187,23 @@ struct EltwiseUkernel {
 };
 
 // --- layout conversion ------------------------------------------------------------------------------------------------
+// dst[j * dst_ld + i] = src[i * src_ld + j], i < rows, j < cols: planes to pixels where rows are channels, pixels to planes where
+// columns are.
+struct LayoutPart {
+  const float* src;
+  float* dst;
+  int64_t src_ld, dst_ld;
+  int64_t rows, cols;
+  float* work;        // LayoutUkernel::kWork floats of private memory
+  int32_t streaming;  // stores go past the caches
+  int32_t ahead;      // src is not in the caches
+};
+
 struct LayoutUkernel {
+  static constexpr int64_t kWork = 16384;
   const char* name;
   int32_t isa;
-  // planes[c][plane] -> pixels[.][c] and back, for `count` adjacent pixels; pointers at the first of them.
-  void (*to_pixels)(const float* planes, int64_t plane, float* pixels, int64_t c, int64_t count);
-  void (*to_planes)(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count);
+  void (*turn)(const LayoutPart*);
 };
 
 // --- softmax ----------------------------------------------------------------------------------------------------------

@@ -7,5 +7,5 @@
 #include "cpu/eltwise/layout_body.h"
 
 namespace fastconv {
-extern const LayoutUkernel layout_f32_avx2 = {"layout_f32_avx2", kIsaAvx2, to_pixels, to_planes};
+extern const LayoutUkernel layout_f32_avx2 = {"layout_f32_avx2", kIsaAvx2, turn};
 }  // namespace fastconv

@@ -7,5 +7,5 @@
 #include "cpu/eltwise/layout_body.h"
 
 namespace fastconv {
-extern const LayoutUkernel layout_f32_scalar = {"layout_f32_scalar", kIsaScalar, to_pixels, to_planes};
+extern const LayoutUkernel layout_f32_scalar = {"layout_f32_scalar", kIsaScalar, turn};
 }  // namespace fastconv

@@ -190,6 +190,22 @@ inline void store_pixels3(float* p, F a, F b, F c) {
 inline void load_pixels3(const float* p, F out[3]) {
   for (int k = 0; k < 3; ++k) out[k] = each([&](int i) { return p[3 * i + k]; });
 }
+// The same for four.
+inline void store_pixels4(float* p, F a, F b, F c, F d) {
+  for (int i = 0; i < kLanes; ++i)
+    p[4 * i] = a.v[i], p[4 * i + 1] = b.v[i], p[4 * i + 2] = c.v[i], p[4 * i + 3] = d.v[i];
+}
+inline void load_pixels4(const float* p, F out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = each([&](int i) { return p[4 * i + k]; });
+}
+// Four columns of kLanes rows, which lie ld apart, and back.
+inline void load_quads(const float* p, int64_t ld, F out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = each([&](int i) { return p[i * ld + k]; });
+}
+inline void store_quads(float* p, int64_t ld, const F in[4]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int k = 0; k < 4; ++k) p[i * ld + k] = in[k].v[i];
+}
 
 }  // namespace simd
 }  // namespace
