@@ -19,7 +19,7 @@ struct Machine {
   Isa isa = Isa::scalar;
   int64_t l1d_bytes = 32 << 10;
   int64_t l2_bytes = 512 << 10;
-  int64_t l3_bytes = 8 << 20;     // the one L3 that a core can fill, with its neighbours
+  int64_t l3_bytes = 8 << 20;      // the one L3 that a core can fill, with its neighbours
   int64_t stream_bytes = 4 << 20;  // an output of more will have left the caches before it is read: it may go past them
 };
 
@@ -32,6 +32,7 @@ class Barrier;
 struct Blocking {
   int64_t mr = 0, nr = 0;  // register tile: output pixels x output channels
   int64_t mc = 0;          // output pixels (im2col) or output rows (direct) of one cache block
+  int64_t band = 0;        // output rows that planes of a pooling are turned for
   int64_t segs = 1;        // the reduction is walked as segs runs of seg_k products each
   int64_t seg_k = 0;
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
