@@ -54,7 +54,7 @@ const char* refuses(const Problem& p, const Machine&) {
 
 // Planes that leaves pool as they read them.
 bool pairs(const Problem& p) {
-  return p.kh <= 3 && (p.kw == 2 || p.kw == 3) && p.sw == 2 && p.dw == 1;
+  return p.kh <= 3 && p.kw == 2 && p.sw == 2 && p.dw == 1;
 }
 
 // Whether planes are pooled together: follows from the problem less its batch.

@@ -5,7 +5,7 @@
 // The result lies in private memory with the padding written out, so that the second pass, along the columns, knows no
 // borders: in NCHW (c = 1) its vectors span output columns, in NHWC they span channels.
 // Windows of at most three rows and columns need no such memory: pixels of whole vectors are folded as they are read, and so
-// are planes with stride 2, whose even and odd columns are parted in registers. (A vector that is loaded from across two that have
+// are planes in windows of two columns with stride 2, whose even and odd columns are parted in registers. (A vector that is loaded from across two that have
 // just been stored waits until both have left for the cache.)
 #pragma once
 
@@ -215,13 +215,45 @@ void columns_of_strip(const PoolCall& g, bool runs, int64_t count, float* out) {
 
 // --- small windows, folded as they are read ------------------------------------------------------------------------------
 
+// `count` pixels of kV vectors, in windows of three columns one or two pixels apart: columns that the next window has too are kept.
+template <class R, int kRows, int kV>
+void slide(const float* src, int64_t ld, bool one, int64_t count, int64_t c, float* out) {
+  const auto column = [&](const float* at, F v[kV]) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kV; ++k)
+      v[k] = fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(at + r * ld + k * kL); });
+  };
+  F first[kV], second[kV], third[kV];
+  column(src, first);
+#pragma GCC unroll 4
+  for (int k = 0; k < kV; ++k) second[k] = simd::zero();
+  if (one) column(src + c, second);
+  src += one ? 2 * c : c;
+  for (int64_t x = 0; x < count; ++x, out += c) {
+    if (!one) column(src, second), src += c;
+    column(src, third), src += c;
+#pragma GCC unroll 4
+    for (int k = 0; k < kV; ++k) {
+      simd::store(out + k * kL, R::step(R::step(first[k], second[k]), third[k]));
+      first[k] = one ? second[k] : third[k];
+      second[k] = third[k];
+    }
+  }
+}
+
 // `count` pixels, whose windows lie `step` floats apart.
 template <class R, int kRows, int kCols>
 void fold_pixels_of(const float* src, int64_t ld, int64_t tap, int64_t step, int64_t count, int64_t c, float* out) {
   const int64_t whole = c / kL * kL;
   const Mask rest = simd::first(c - whole);
+  int64_t done = 0;  // channels
+  if (kCols == 3 && tap == c && (step == c || step == 2 * c)) {
+    for (; done + 4 * kL <= c; done += 4 * kL) slide<R, kRows, 4>(src + done, ld, step == c, count, c, out + done);
+    for (; done + kL <= c; done += kL) slide<R, kRows, 1>(src + done, ld, step == c, count, c, out + done);
+    if (done == c) return;
+  }
   for (int64_t x = 0; x < count; ++x, src += step, out += c) {
-    for (int64_t j = 0; j < whole; j += kL)
+    for (int64_t j = done; j < whole; j += kL)
       simd::store(out + j, fold<R, kCols>(kCols, [&](int64_t t) {
                     const float* at = src + t * tap + j;
                     return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(at + r * ld); });
@@ -251,43 +283,29 @@ void fold_pixels(int64_t rows, int64_t cols, const float* src, int64_t ld, int64
   fold_pixels_in<R, 1>(cols, src, ld, tap, step, count, c, out);
 }
 
-// out[j] of a plane: two or three columns from src[2 * j] on, j < count.
-template <class R, int kRows, int kCols>
+// out[j] of a plane: two columns from src[2 * j] on, j < count.
+template <class R, int kRows>
 void fold_pairs_of(const float* src, int64_t ld, int64_t count, float* out) {
-  const auto column = [&](int64_t j, Mask m) {
-    return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + j, m); });
-  };
-  const int64_t n = 2 * count + kCols - 2;  // columns that are read
-  const auto pair = [&](int64_t j, F* a, F* b) {
-    *a = column(j, simd::first(n - j > 0 ? n - j : 0));
-    *b = column(j + kL, simd::first(n - j > kL ? n - j - kL : 0));
-  };
-  F a, b;
-  pair(0, &a, &b);
   for (int64_t j = 0; j < count; j += kL) {
-    const F even = simd::even(a, b), odd = simd::odd(a, b);
-    F v = R::step(even, odd);
-    if (kCols == 3 || j + kL < count) pair(2 * (j + kL), &a, &b);
-    if constexpr (kCols == 3) v = R::step(v, simd::shift_in(even, simd::even(a, b)));
-    simd::store(out + j, v, simd::first(count - j));
+    const int64_t n = 2 * (count - j);  // columns that are left
+    const auto columns = [&](int64_t from) {
+      const Mask m = simd::first(n > from ? n - from : 0);
+      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from, m); });
+    };
+    const F a = columns(0), b = columns(kL);
+    simd::store(out + j, R::step(simd::even(a, b), simd::odd(a, b)), simd::first(count - j));
   }
 }
-
-template <class R, int kRows>
-void fold_pairs_in(int64_t cols, const float* src, int64_t ld, int64_t count, float* out) {
-  if (cols == 3) return fold_pairs_of<R, kRows, 3>(src, ld, count, out);
-  fold_pairs_of<R, kRows, 2>(src, ld, count, out);
-}
 template <class R>
-void fold_pairs(int64_t rows, int64_t cols, const float* src, int64_t ld, int64_t count, float* out) {
-  if (rows == 3) return fold_pairs_in<R, 3>(cols, src, ld, count, out);
-  if (rows == 2) return fold_pairs_in<R, 2>(cols, src, ld, count, out);
-  fold_pairs_in<R, 1>(cols, src, ld, count, out);
+void fold_pairs(int64_t rows, const float* src, int64_t ld, int64_t count, float* out) {
+  if (rows == 3) return fold_pairs_of<R, 3>(src, ld, count, out);
+  if (rows == 2) return fold_pairs_of<R, 2>(src, ld, count, out);
+  fold_pairs_of<R, 1>(src, ld, count, out);
 }
 
 inline bool as_read(const PoolCall& g) {
   if (g.kh > 3 || g.kw > 3) return false;
-  return g.c >= kL || (g.c == 1 && g.kw >= 2 && g.sw == 2 && g.dw == 1);
+  return g.c >= kL || (g.c == 1 && g.kw == 2 && g.sw == 2 && g.dw == 1);
 }
 
 // One output row. Taps outside the image are left out.
@@ -305,7 +323,7 @@ void row_as_read(const PoolCall& g, int64_t y, float* out) {
     if (x == inner_begin && inner_begin < inner_end) {
       const int64_t pixels = inner_end - inner_begin;
       if (c == 1) {
-        fold_pairs<R>(count, g.kw, src + left, ld, pixels, out + x);
+        fold_pairs<R>(count, src + left, ld, pixels, out + x);
       } else {
         fold_pixels<R>(count, g.kw, src + left * c, ld, tap, g.sw * c, pixels, c, out + x * c);
       }

@@ -103,10 +103,6 @@ inline F even(F a, F b) {
 inline F odd(F a, F b) {
   return in_order(_mm256_shuffle_ps(a, b, 0xdd));
 }
-// a one lane down, with the lowest of b as its last.
-inline F shift_in(F a, F b) {
-  return _mm256_permutevar8x32_ps(_mm256_blend_ps(a, b, 1), _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0));
-}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 using Index = __m256i;
 inline Index index(const int32_t from[8]) {

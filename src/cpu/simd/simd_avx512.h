@@ -102,10 +102,6 @@ inline F odd(F a, F b) {
   const __m512i at = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   return _mm512_permutex2var_ps(a, at, b);
 }
-// a one lane down, with the lowest of b as its last.
-inline F shift_in(F a, F b) {
-  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), 1));
-}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 using Index = __m512i;
 inline Index index(const int32_t from[16]) {

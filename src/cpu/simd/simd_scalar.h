@@ -111,10 +111,6 @@ inline F even(F a, F b) {
 inline F odd(F a, F b) {
   return {{a.v[1], a.v[3], b.v[1], b.v[3]}};
 }
-// a one lane down, with the lowest of b as its last.
-inline F shift_in(F a, F b) {
-  return each([&](int i) { return i + 1 < kLanes ? a.v[i + 1] : b.v[0]; });
-}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 struct Index {
   int32_t v[kLanes];
