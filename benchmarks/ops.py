@@ -147,7 +147,7 @@ def drivers(op: str) -> list[str]:
 
 
 def aligned(values: F32) -> F32:
-    """A C-contiguous copy that begins with a cache line, as the results do that fastconv allocates; NumPy's large arrays
+    """A C-contiguous copy that begins with a cache line, as results do that fastconv allocates; NumPy's large arrays
     begin 16 bytes after one."""
     room = np.empty(values.size + _LINE, np.float32)
     first = -(room.ctypes.data // 4) % _LINE

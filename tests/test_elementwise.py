@@ -150,8 +150,8 @@ def test_convert_layout(source: str, target: str, shape: tuple[int, ...], isa: s
     ref.assert_exact(fc.convert_layout(y, target, source), x)
 
 
-# Shapes that reach every way through: few channels; blocks with and without rests, in strips and not; rows a multiple of
-# 4 KiB apart on either side; tiles with whole and cut rows; pictures shared by pixels and by channels.
+# Shapes that reach every way through: few channels; blocks with and without rests, in strips and not; rows a multiple
+# of 4 KiB apart on either side; tiles with whole and cut rows; pictures shared by pixels and by channels.
 LARGE = [
     (2, 3, 33, 40),
     (2, 4, 33, 40),

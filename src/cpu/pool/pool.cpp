@@ -139,16 +139,19 @@ void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall
   const int64_t bands = (p.oh + at.rows - 1) / at.rows, groups = (planes + kPlanes - 1) / kPlanes;
   LayoutPart turn{};
   turn.work = work + at.turn;
+  g.c = kPlanes;
   g.work = work + at.strip;
   g.work_floats = at.turn - at.strip;
   const Range mine = share(groups * bands, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
     const int64_t first = unit / bands * kPlanes, y0 = unit % bands * at.rows, y1 = std::min(p.oh, y0 + at.rows);
     const Range seen = rows_seen(p, y0, y1);
-    g.c = std::min(kPlanes, planes - first);
+    const int64_t taken = std::min(kPlanes, planes - first);
     turn.ahead = true;
-    turn.src = args.src + first * plane + seen.begin * p.iw, turn.src_ld = plane, turn.rows = g.c;
-    turn.dst = work + at.input, turn.dst_ld = g.c, turn.cols = (seen.end - seen.begin) * p.iw;
+    turn.src = args.src + first * plane + seen.begin * p.iw, turn.src_ld = plane, turn.rows = taken;
+    turn.dst = work + at.input, turn.dst_ld = kPlanes, turn.cols = (seen.end - seen.begin) * p.iw;
+    // Planes that do not exist are pooled too: of one by itself sums would run otherwise.
+    if (taken < kPlanes) std::fill_n(work + at.input, kPlanes * turn.cols, 0.0f);
     if (turn.cols > 0) layout.turn(&turn);
     // The band is an image by itself whose padding begins and ends elsewhere.
     g.src = work + at.input, g.dst = work + at.output;
@@ -156,8 +159,8 @@ void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall
     g.pt = p.pt - y0 * p.sh + seen.begin, g.pb = p.pb + p.ih - seen.end;
     body(&g);
     turn.ahead = false;
-    turn.src = g.dst, turn.src_ld = g.c, turn.rows = (y1 - y0) * p.ow;
-    turn.dst = args.dst + first * out_plane + y0 * p.ow, turn.dst_ld = out_plane, turn.cols = g.c;
+    turn.src = g.dst, turn.src_ld = kPlanes, turn.rows = (y1 - y0) * p.ow;
+    turn.dst = args.dst + first * out_plane + y0 * p.ow, turn.dst_ld = out_plane, turn.cols = taken;
     layout.turn(&turn);
   }
 }

@@ -286,13 +286,21 @@ void fold_pixels(int64_t rows, int64_t cols, const float* src, int64_t ld, int64
 // out[j] of a plane: two columns from src[2 * j] on, j < count.
 template <class R, int kRows>
 void fold_pairs_of(const float* src, int64_t ld, int64_t count, float* out) {
-  for (int64_t j = 0; j < count; j += kL) {
-    const int64_t n = 2 * (count - j);  // columns that are left
+  int64_t j = 0;
+  for (; j + kL <= count; j += kL) {
     const auto columns = [&](int64_t from) {
-      const Mask m = simd::first(n > from ? n - from : 0);
-      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from, m); });
+      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from); });
     };
     const F a = columns(0), b = columns(kL);
+    simd::store(out + j, R::step(simd::even(a, b), simd::odd(a, b)));
+  }
+  if (j < count) {
+    const int64_t n = 2 * (count - j);  // columns that are left
+    const auto columns = [&](int64_t from) {
+      const Mask m = simd::first(n - from);
+      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from, m); });
+    };
+    const F a = columns(0), b = n > kL ? columns(kL) : a;
     simd::store(out + j, R::step(simd::even(a, b), simd::odd(a, b)), simd::first(count - j));
   }
 }
