@@ -150,6 +150,7 @@ def prepared_layer(
     shape = tuple(p.output_shape[i] for i in (_TO[into] if len(p.output_shape) == 4 else range(len(p.output_shape))))
     out = fastconv.cuda.empty(shape, dtype)
     word: Any = _WORDS[layout]
+    target: Any = _WORDS[into]
     kernel, stride, padding, dilation = (p.kh, p.kw), (p.sh, p.sw), (p.ph, p.pw), (p.dh, p.dw)
     options: dict[str, Any] = {"device": "cuda", "dtype": dtype}
     if p.op in ("conv2d", "linear"):
@@ -178,7 +179,7 @@ def prepared_layer(
     if p.op == "relu":
         return lambda s: fastconv.relu(x, out=out, stream=s), out, expected
     if p.op == "convert_layout":
-        return lambda s: fastconv.convert_layout(x, word, _WORDS[into], out=out, stream=s), out, expected
+        return lambda s: fastconv.convert_layout(x, word, target, out=out, stream=s), out, expected
     dim = -1 if layout == "nhwc" else 1
     if p.op == "softmax":
         return lambda s: fastconv.softmax(x, dim, out=out, stream=s), out, expected

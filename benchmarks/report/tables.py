@@ -186,8 +186,10 @@ def compared(comparisons: Sequence[Comparison], both: set[str], whole: bool = Tr
 
     `whole`: the layers are one network or suite, so their sum means something.
     """
-    head = ("layer", "x", "NCHW ms", "NHWC ms", "via ms", "peer ms", "peer", "by", "algorithm", "% peak", "% of roof")
-    head = (*head, "% copy", "cold x", "max error")
+    head = (
+        *("layer", "x", "NCHW ms", "NHWC ms", "via ms", "peer ms", "peer", "by", "algorithm", "% peak", "% of roof"),
+        *("% copy", "cold x", "max error"),
+    )
     body = []
     for c in comparisons:
         ours = c.ours or {}
