@@ -165,6 +165,7 @@ LARGE = [
     (1, 2048, 3, 5),
     (1, 1024, 1, 3),
     (1, 40, 32, 64),
+    (1, 21, 5, 205),
     (1, 2, 32, 64),
 ]
 
@@ -180,7 +181,9 @@ def test_convert_layout_past_the_caches(
     expected = ref.convert_layout(x, source, target)
     with stored_past(stream_bytes):
         plan = fc.explain("convert_layout", x, source=source, target=target)
-        assert plan["stores"] == ("streaming" if stream_bytes == 1 else "regular")
+        run = shape[1] if source == "NCHW" else shape[2] * shape[3]
+        past = stream_bytes == 1 and (run % 16 == 0 or run <= 256)
+        assert plan["stores"] == ("streaming" if past else "regular")
         for offset in (0, 4, 5):  # floats after a line's beginning
             out, intact = fenced(np.zeros_like(expected), fence=7.0, offset=offset)
             given, _ = fenced(x, fence=9.0, offset=offset)

@@ -201,6 +201,7 @@ struct LayoutPart {
 
 struct LayoutUkernel {
   static constexpr int64_t kWork = 16384;
+  static constexpr int64_t kLine = 16, kRun = 256;  // floats of a cache line; rows up to kRun leave several as one run
   const char* name;
   int32_t isa;
   void (*turn)(const LayoutPart*);

@@ -122,7 +122,12 @@ Turn turn_of(const Problem& p) {
 void configure_convert(Plan& plan, const Machine& machine) {
   configure_leaf<LayoutUkernel>(plan, machine);
   plan.scratch_bytes = 4 * LayoutUkernel::kWork;
-  plan.blocking.streaming = goes_past(plan.problem, machine);
+  const Problem& p = plan.problem;
+  // Runs that end within lines cost more past the caches than they save.
+  const int64_t run = turn_of(p).rows;
+  const bool copied = p.layout == p.target_layout || p.ic == 1 || p.ih * p.iw == 1,
+             lines = run % LayoutUkernel::kLine == 0;
+  plan.blocking.streaming = goes_past(p, machine) && !copied && (lines || run <= LayoutUkernel::kRun);
   plan.blocking.ahead = 2 * 4 * plan.problem.dst_elements() > machine.stream_bytes;
 }
 

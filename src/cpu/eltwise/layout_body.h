@@ -16,10 +16,9 @@ using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
 constexpr int64_t kLine = 16;    // floats of a cache line
-constexpr int64_t kPage = 1024;  // rows a multiple of so many floats apart share sets of the L1
+constexpr int64_t kPage = 1024;  // rows a multiple of so many floats apart share sets of the L1, but for a line
 constexpr int64_t kNarrow = 64;  // up to so many rows or columns are walked at once
 constexpr int64_t kChunk = 256;  // how far four rows are walked
-constexpr int64_t kWhole = 256;  // rows of the target up to this length leave a tile as one run
 constexpr int64_t kTile = 4096;  // floats of a tile, about
 
 inline int64_t smaller(int64_t a, int64_t b) {
@@ -258,7 +257,7 @@ inline int64_t tile_end(int64_t begin, int64_t size, int64_t side, int64_t shift
 
 void turn_tiles(const LayoutPart& p) {
   // Rows of the target that a tile holds whole leave as one run.
-  const bool whole = p.rows == p.dst_ld && p.rows <= kWhole;
+  const bool whole = p.rows == p.dst_ld && p.rows <= LayoutUkernel::kRun;
   const int64_t few = larger(smaller(p.cols, kNarrow), 4);
   const int64_t rows_side = whole ? p.rows : kTile / few / kLine * kLine;
   const int64_t rows_most = whole ? p.rows : smaller(p.rows, rows_side + kLine);
@@ -287,9 +286,14 @@ void turn_tiles(const LayoutPart& p) {
   before.rest();
 }
 
+// Stores to such rows evict each other a little further on too; of loads nothing was gained there.
+inline bool pages_apart(int64_t ld) {
+  return ld >= kPage - kLine && (ld + kLine) % kPage <= 2 * kLine;
+}
+
 template <bool kStream, bool kAhead>
 void turn_straight(const LayoutPart& p) {
-  if (p.dst_ld % kPage == 0 && p.cols >= 4) return turn_to_four<kStream, kAhead>(p);
+  if (pages_apart(p.dst_ld) && p.cols >= 4) return turn_to_four<kStream, kAhead>(p);
   if constexpr (!kStream)
     if (p.src_ld % kPage == 0 && p.rows >= 4) return turn_from_four<kAhead>(p);
   const bool narrow = smaller(p.rows, p.cols) <= kNarrow;
