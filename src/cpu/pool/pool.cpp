@@ -18,7 +18,8 @@ constexpr int64_t kMaxStrip = int64_t{1} << 26;    // floats
 constexpr int64_t kMaxCounted = int64_t{1} << 24;  // indices count rows and columns of a window in float lanes
 constexpr int64_t kChannelGroup = 64;              // channels that one worker takes at least
 constexpr int64_t kPlanes = 16;                    // planes that are pooled together
-constexpr int64_t kWideRow = 24;      // output columns from which planes of stride 2 are pooled by themselves
+constexpr int64_t kWideRow = 24;  // output columns from which planes of stride 2 are pooled by themselves
+constexpr int64_t kMostTogether = int64_t{1} << 20;  // floats of their rows that one output row sees
 constexpr int64_t kWidestWindow = 8;  // of those; wider ones may run along rows (runs_pay in pool_body.h)
 
 int64_t channels_of(const Problem& p) {
@@ -61,7 +62,8 @@ bool pairs(const Problem& p) {
 bool by_planes(const Problem& p) {
   return p.layout == Layout::nchw && p.ic >= kPlanes && p.kw <= kWidestWindow && !p.with_indices &&
          p.op != Op::adaptive_avg_pool2d && !(p.ow >= kWideRow && pairs(p)) &&
-         kPlanes * strip_floats(p, 1) <= kMaxStrip;
+         kPlanes * strip_floats(p, 1) <= kMaxStrip &&
+         kPlanes * std::min((p.kh - 1) * p.dh + 1, p.ih) * p.iw <= kMostTogether;
 }
 
 // Input rows that output rows y0..y1-1 see.
