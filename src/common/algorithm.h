@@ -77,6 +77,11 @@ struct Operands {
   const float* residual = nullptr;
   float* dst = nullptr;
   int64_t* indices = nullptr;  // max_pool2d, optional
+  // NCHW, one image: elements from a channel's plane to the next, where planes are bands of rows of larger ones; 0: as many as a plane has.
+  // Only an algorithm that says `planes_apart` is given others. The residual's planes lie as dst's.
+  int64_t src_plane = 0, dst_plane = 0;
+  int64_t src_plane_of(const Problem& p) const { return src_plane ? src_plane : p.ih * p.iw; }
+  int64_t dst_plane_of(const Problem& p) const { return dst_plane ? dst_plane : p.oh * p.ow; }
 };
 
 // An algorithm is a constant of plain data. `run` and `pack` are bodies that every thread of a region executes on its
@@ -96,7 +101,8 @@ struct Algorithm {
   std::vector<std::pair<Isa, const char*>> (*leaves)();
   // "auto" asks those that return true last, though they could do the problem. May be null: never.
   bool (*prefers_not)(const Problem&, const Machine&) = nullptr;
-  bool winograd = false;  // "auto" may be told to leave these out
+  bool winograd = false;      // "auto" may be told to leave these out
+  bool planes_apart = false;  // `run` obeys Operands::src_plane and dst_plane
 };
 
 // All algorithms of an op on the CPU, best first (LIST 2). Defined in cpu/.

@@ -264,12 +264,19 @@ void run_bands(const Call& call, const Together& chain, const BandSchedule& sche
         Operands args = call.operands(s);
         const auto buffer = [&](int of) { return reinterpret_cast<float*>(scratch + schedule.buffers[of]); };
         args.src = (k == 0 ? args.src + segment.image * p.ic * p.ih * p.iw : buffer(k - 1)) + b.src;
+        args.src_plane = k == 0 ? p.ih * p.iw : schedule.planes[k - 1];
         if (args.residual) args.residual += segment.image * p.oc * p.oh * p.ow + b.residual;
         if (k + 1 == count) {
           args.dst += segment.image * p.oc * p.oh * p.ow;
+          args.dst_plane = p.oh * p.ow;
         } else {
           args.dst = buffer(k);
-          if (b.kept) std::memmove(args.dst, args.dst + b.kept_at, b.kept * sizeof(float));
+          args.dst_plane = schedule.planes[k];
+          const int64_t planes = b.kept == 0 ? 0 : p.layout == Layout::nhwc ? 1 : p.oc;
+          for (int64_t c = 0; c < planes; ++c) {
+            float* const plane = args.dst + c * args.dst_plane;
+            std::memmove(plane, plane + b.kept_at, b.kept * sizeof(float));
+          }
         }
         args.dst += b.dst;
         b.plan->algorithm->run(*b.plan, args, worker);

@@ -116,6 +116,7 @@ struct WinogradUkernel {
 //     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]
 //                        + residual[c, y, x]).
 // src, residual, dst point at the image, w and bias at channel 0. Taps outside the image are skipped or meet a zero.
+// along_row: planes of src lie src_plane elements apart, those of dst and residual dst_plane.
 struct DepthwisePart {
   const float* src;
   const float* w;
@@ -123,6 +124,7 @@ struct DepthwisePart {
   const float* residual;  // or null
   float* dst;
   int64_t ic, ih, iw, oc, oh, ow;
+  int64_t src_plane, dst_plane;
   int64_t kh, kw, sh, sw, dh, dw, pt, pl;
   int64_t multiplier;  // oc == ic * multiplier
   int64_t channel, channels, row, rows;

@@ -146,9 +146,9 @@ int64_t row_pairs(const DepthwisePart& d, int64_t c, int64_t end) {
     for (int64_t y = d.row; y < d.row + d.rows; y += kRows) {
       const int64_t rows = least(kRows, d.row + d.rows - y), iy = y * S - d.pt;
       const Taps wanted = {-iy, least(d.ih - iy, (rows - 1) * S + K)};
-      const float* x[2] = {d.src + (c / d.multiplier * d.ih + iy) * d.iw - d.pl,
-                           d.src + ((c + 1) / d.multiplier * d.ih + iy) * d.iw - d.pl};
-      const int64_t at[2] = {(c * d.oh + y) * d.ow, ((c + 1) * d.oh + y) * d.ow};
+      const float* x[2] = {d.src + c / d.multiplier * d.src_plane + iy * d.iw - d.pl,
+                           d.src + (c + 1) / d.multiplier * d.src_plane + iy * d.iw - d.pl};
+      const int64_t at[2] = {c * d.dst_plane + y * d.ow, (c + 1) * d.dst_plane + y * d.ow};
       row_pair_tile<K, S>(d, x, wanted, rows, w, bias, t, at);
     }
   }
@@ -167,14 +167,14 @@ void row_planes(const DepthwisePart& d) {
 #pragma GCC unroll 64
     for (int t = 0; t < K * K; ++t) w[t] = simd::set1(d.w[c * (K * K) + t]);
     const F bias = simd::set1(d.bias ? d.bias[c] : 0.0f);
-    const float* plane = d.src + c / d.multiplier * d.ih * d.iw - d.pl;
+    const float* plane = d.src + c / d.multiplier * d.src_plane - d.pl;
     for (int64_t ox = 0; ox <= last; ox += kLanes) {
       const Strip<kLoads<K, S>> t = ox == 0 ? left : (ox == last ? right : strip_at<K, S>(d, ox));
       for (int64_t y = d.row; y < d.row + d.rows; y += kRows) {
         const int64_t rows = least(kRows, d.row + d.rows - y), iy = y * S - d.pt;
         const Taps wanted = {-iy, least(d.ih - iy, (rows - 1) * S + K)};
         const float* x = plane + iy * d.iw + ox * S;
-        const int64_t at = (c * d.oh + y) * d.ow + ox;
+        const int64_t at = c * d.dst_plane + y * d.ow + ox;
         if (kFreeMasks || !t.whole) {
           row_tile<K, S, true>(d, x, wanted, rows, w, bias, t, at);
         } else {
@@ -237,12 +237,12 @@ void row_planes_any(const DepthwisePart& d) {
   const Taps whole = whole_windows(d.ow, d.sw, d.pl, d.dw * (d.kw - 1) + 1, d.iw);
   for (int64_t c = d.channel; c < d.channel + d.channels; ++c) {
     const float* w = d.w + c * d.kh * d.kw;
-    const float* plane = d.src + c / d.multiplier * d.ih * d.iw;
+    const float* plane = d.src + c / d.multiplier * d.src_plane;
     const F bias = simd::set1(d.bias ? d.bias[c] : 0.0f);
     for (int64_t y = d.row; y < d.row + d.rows; y += kAnyRows) {
       const int64_t rows = least(kAnyRows, d.row + d.rows - y), iy = y * d.sh - d.pt;
       for (int64_t ox = 0; ox < d.ow; ox += kLanes) {
-        const int64_t ix = ox * d.sw - d.pl, at = (c * d.oh + y) * d.ow + ox;
+        const int64_t ix = ox * d.sw - d.pl, at = c * d.dst_plane + y * d.ow + ox;
         const Mask m = simd::first(d.ow - ox);
         if (d.sw == 1 && ox >= whole.begin && ox + kLanes <= whole.end) {
           row_taps<1, false>(d, plane, iy, ix, rows, w, bias, m, at);

@@ -122,7 +122,8 @@ void configure(Plan& plan, const Machine& machine) {
 }
 
 // Copies the input rows of one group that output rows y0.. need, with zeros where they leave the image.
-void fill_band(const Plan& plan, const Band& band, const float* image, int64_t group, int64_t y0, float* out) {
+void fill_band(const Plan& plan, const Band& band, const float* image, int64_t plane, int64_t group, int64_t y0,
+               float* out) {
   const Problem& p = plan.problem;
   const int64_t icg = p.icg(), c0 = group * icg;
   // Band columns whose image column exists.
@@ -136,7 +137,7 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
     if (y < 0 || y >= p.ih) {
       std::memset(row, 0, band.row * sizeof(float));
     } else if (p.layout == Layout::nchw) {
-      move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg,
+      move.gather_rows(image + c0 * plane + y * p.iw + x_first, plane, band.column_step, row, band.width, icg,
                        band.width, x_begin, x_end);
     } else {
       std::memset(row, 0, x_begin * band.pixel * sizeof(float));
@@ -169,7 +170,7 @@ PixelBlock block_at(const Plan& plan, int64_t at, int64_t end) {
 void fetch_block(FetchList& list, const Problem& p, const Operands& args, const PixelBlock& block) {
   const int64_t plane = p.oh * p.ow;
   if (p.layout == Layout::nchw) {
-    if (block.count == plane) list.add_lines(args.src + block.image * p.ic * plane, p.ic * plane);
+    if (block.count == plane && !args.src_plane) list.add_lines(args.src + block.image * p.ic * plane, p.ic * plane);
     return;
   }
   list.add_lines(args.src + block.pixel * p.ic, block.count * p.ic);
@@ -184,6 +185,7 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t tile = tile_stride(plan);
   const int64_t plane = p.oh * p.ow, total = p.n * plane, units = div_up(total, b.mr), icg = p.icg();
+  const int64_t src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
   const Rectangle mine = split_work(plan, units, p.groups * b.panels, worker);
   const int64_t end = std::min(total, mine.pixels.end * b.mr), panels = mine.panels.end - mine.panels.begin;
   FetchList fetch(icg), ahead(icg);
@@ -198,10 +200,10 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
         for (int64_t i = 0; i < count; ++i)
           std::memcpy(scratch + i * g.a_row, args.src + (pixel + i) * p.ic + c0, icg * sizeof(float));
       } else if (copied && (u == mine.panels.begin || panel == 0)) {
-        const float* src = args.src + (image * p.ic + c0) * plane + pixel;
+        const float* src = args.src + (image * p.ic + c0) * src_plane + pixel;
         // Channels outside: long runs of each plane, which lie pages apart.
         for (int64_t c = 0; c < icg; ++c) {
-          const float* line = src + c * plane;
+          const float* line = src + c * src_plane;
           move.gather_rows(line, b.mr, 1, scratch + c * b.mr, tile, whole, b.mr, 0, b.mr);
           if (rest) move.gather_rows(line + whole * b.mr, 0, 1, scratch + whole * tile + c * b.mr, 0, 1, rest, 0, rest);
         }
@@ -213,7 +215,7 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
                          std::max<int64_t>(1, div_up(count, b.mr) - div_up(ahead.count(), panels)));
       fetch.add_part(ahead, u - mine.panels.begin, panels);
       fetch.give(g);
-      set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * plane + pixel);
+      set_panel(g, plan, args, u, nhwc ? pixel * p.oc : image * p.oc * dst_plane + pixel);
       run_tiles(plan, g, whole, rest);
     }
     at += count;
@@ -271,7 +273,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
         g.a = src + y * p.sh * band.row + group * p.icg();
       } else if (u == mine.panels.begin || panel == 0) {
         band.rows = (rows - 1) * band.sh + p.dh * (p.kh - 1) + 1;
-        fill_band(plan, band, src, group, y, scratch);
+        fill_band(plan, band, src, args.src_plane_of(p), group, y, scratch);
         g.a = scratch;
       }
       fetch.clear();
@@ -286,7 +288,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_direct = {Op::conv2d,        "direct", "conv_direct",         "cpu", refuses, configure,
-                                      pack_gemm_weights, run,      leaves_of<GemmUkernel>};
+extern const Algorithm conv_direct = {
+    Op::conv2d,        "direct", "conv_direct",          "cpu",   refuses, configure,
+    pack_gemm_weights, run,      leaves_of<GemmUkernel>, nullptr, false,   /*planes_apart=*/true};
 
 }  // namespace fastconv

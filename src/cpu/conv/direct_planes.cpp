@@ -67,6 +67,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Blocking& b = plan.blocking;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t plane = p.oh * p.ow, vectors = div_up(plane, b.nr), zero_offset = 0;
+  const int64_t src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
   float* pixels = reinterpret_cast<float*>(worker.scratch);
   const Rectangle mine = split_work(plan, p.n * vectors, div_up(p.oc, b.mr), worker);
   const int64_t channel = mine.panels.begin * b.mr, channels = std::min(mine.panels.end * b.mr, p.oc) - channel;
@@ -75,7 +76,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.a_row = weight_row(p), g.a_k = 1;
   g.a_seg = &zero_offset;
   g.segs = 1, g.seg_k = p.ic;
-  g.c_row = plane, g.c_col = 1;
+  g.c_row = dst_plane, g.c_col = 1;
   g.row_bias = p.bias ? args.bias + channel : nullptr;
   g.outer = 1, g.inner = channels;
   g.first = g.last = 1;
@@ -85,23 +86,24 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     return std::min({b.mc / b.nr, mine.pixels.end - unit, vectors - unit % vectors});
   };
   const auto pixels_at = [&](int64_t unit) { return std::min(vectors_at(unit) * b.nr, plane - unit % vectors * b.nr); };
-  const auto place = [&](int64_t unit, int64_t of) { return unit / vectors * of * plane + unit % vectors * b.nr; };
+  const auto place = [&](int64_t unit, int64_t image) { return unit / vectors * image + unit % vectors * b.nr; };
+  const int64_t src_image = p.ic * src_plane, dst_image = p.oc * dst_plane;
   for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end;) {
     const int64_t count = vectors_at(unit), extent = pixels_at(unit), next = unit + count;
-    move.panels(args.src + place(unit, p.ic), plane, pixels, b.nr, p.ic, extent);
+    move.panels(args.src + place(unit, src_image), src_plane, pixels, b.nr, p.ic, extent);
     ahead.clear();
     if (next < mine.pixels.end) {
-      ahead.add_rows(args.src + place(next, p.ic), p.ic, plane, pixels_at(next));
+      ahead.add_rows(args.src + place(next, src_image), p.ic, src_plane, pixels_at(next));
       // A run that is longer than there are channels would go past the image.
       if (channels >= p.ic)
-        ahead.add_rows((p.residual ? args.residual : args.dst) + place(next, p.oc) + channel * plane, channels, plane,
-                       pixels_at(next));
+        ahead.add_rows((p.residual ? args.residual : args.dst) + place(next, dst_image) + channel * dst_plane, channels,
+                       dst_plane, pixels_at(next));
     }
     for (int64_t i = 0; i < count; ++i) {
       fetch.clear();
       fetch.add_part(ahead, i, count, div_up(channels, b.mr));
       fetch.give(g);
-      const int64_t at = place(unit + i, p.oc) + channel * plane;
+      const int64_t at = place(unit + i, dst_image) + channel * dst_plane;
       g.n = std::min(b.nr, extent - i * b.nr);
       g.b = pixels + i * p.ic * b.nr;
       g.c = args.dst + at;
@@ -114,7 +116,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_direct_planes = {Op::conv2d, "direct", "conv_direct_planes",  "cpu", refuses, configure,
-                                             pack,       run,      leaves_of<GemmUkernel>};
+extern const Algorithm conv_direct_planes = {
+    Op::conv2d, "direct", "conv_direct_planes",   "cpu",   refuses, configure,
+    pack,       run,      leaves_of<GemmUkernel>, nullptr, false,   /*planes_apart=*/true};
 
 }  // namespace fastconv

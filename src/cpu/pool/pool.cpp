@@ -137,7 +137,7 @@ void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall
   const Together at = together(plan);
   const LayoutUkernel& layout = *find_ukernel<LayoutUkernel>(plan.isa);
   float* const work = reinterpret_cast<float*>(worker.scratch);
-  const int64_t plane = p.ih * p.iw, out_plane = p.oh * p.ow, planes = p.n * p.ic;
+  const int64_t plane = args.src_plane_of(p), out_plane = args.dst_plane_of(p), planes = p.n * p.ic;
   const int64_t bands = (p.oh + at.rows - 1) / at.rows, groups = (planes + kPlanes - 1) / kPlanes;
   LayoutPart turn{};
   turn.work = work + at.turn;
@@ -193,8 +193,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     }
   }
   if (by_planes(p)) return run_planes(plan, args, worker, g, body);
-  const int64_t images = p.layout == Layout::nhwc ? p.n : p.n * p.ic;
-  const int64_t src_image = p.ih * p.iw * g.c, dst_image = p.oh * p.ow * g.c;
+  const bool nhwc = p.layout == Layout::nhwc;
+  const int64_t images = nhwc ? p.n : p.n * p.ic;
+  const int64_t src_image = nhwc ? p.ih * p.iw * p.ic : args.src_plane_of(p);
+  const int64_t dst_image = nhwc ? p.oh * p.ow * p.ic : args.dst_plane_of(p);
   const Range mine = share(images * p.oh, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end;) {
     const int64_t image = unit / p.oh;
@@ -210,8 +212,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm max_pool_direct = {Op::max_pool2d, "direct", "max_pool_direct",     "cpu", refuses, configure,
-                                          nullptr,        run,      leaves_of<PoolUkernel>};
+extern const Algorithm max_pool_direct = {
+    Op::max_pool2d, "direct", "max_pool_direct",      "cpu",   refuses, configure,
+    nullptr,        run,      leaves_of<PoolUkernel>, nullptr, false,   /*planes_apart=*/true};
 extern const Algorithm avg_pool_direct = {Op::avg_pool2d, "direct", "avg_pool_direct",     "cpu", refuses, configure,
                                           nullptr,        run,      leaves_of<PoolUkernel>};
 extern const Algorithm adaptive_avg_pool_direct = {
