@@ -50,6 +50,9 @@ struct GemmUkernel {
   int32_t isa;  // fastconv::Isa
   int32_t mr, nr;
   void (*panel)(const GemmPanel*);
+  // One pixel (outer == inner == 1, c_col == 1, first && last, no row_bias, nothing to fetch) against several panels, which adjoin in b and
+  // c; n counts the columns in use of all of them. The same bits as panel by panel.
+  void (*pixel)(const GemmPanel*);
 };
 
 // --- data movement ----------------------------------------------------------------------------------------------------

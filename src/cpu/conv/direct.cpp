@@ -194,6 +194,15 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
     const int64_t whole = nhwc ? 0 : count / b.mr, rest = count - whole * b.mr;
     ahead.clear();
     if (b.ahead && at + count < end) fetch_block(ahead, p, args, block_at(plan, at + count, end));
+    if (nhwc && !copied && count == 1 && p.groups == 1 && panels > 0) {
+      g.a = args.src + pixel * p.ic;
+      set_panel(g, plan, args, mine.panels.begin, pixel * p.oc);
+      g.n = std::min(panels * b.nr, p.oc - mine.panels.begin * b.nr);
+      g.outer = g.inner = 1;
+      gemm_of(plan).pixel(&g);
+      at += 1;
+      continue;
+    }
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
       if (copied && nhwc && (u == mine.panels.begin || panel == 0)) {

@@ -98,7 +98,7 @@ void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t uni
 
 // Packed weights past this will not all lie in the L2 when their turn comes: the next ones are fetched meanwhile.
 inline bool worth_fetching(const Plan& plan) {
-  constexpr int64_t kBytes = 1 << 19;
+  constexpr int64_t kBytes = 1 << 15;
   return plan.packed_bytes > kBytes;
 }
 

@@ -117,6 +117,10 @@ inline F load_pair(const float* a, const float* b, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
 }
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+}
 inline void store_pair(float* a, float* b, F v, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   _mm_maskstore_ps(a, k, _mm256_castps256_ps128(v));

@@ -116,6 +116,10 @@ inline F load_pair(const float* a, const float* b, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(k, a)), _mm256_maskz_loadu_ps(k, b), 1);
 }
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return _mm512_broadcast_f32x8(_mm256_loadu_ps(p));
+}
 inline void store_pair(float* a, float* b, F v, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   __m256 high = _mm512_extractf32x8_ps(v, 1);

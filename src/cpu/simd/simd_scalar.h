@@ -126,6 +126,10 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   return {{m.v[0] ? a[0] : 0.0f, m.v[1] ? a[1] : 0.0f, m.v[0] ? b[0] : 0.0f, m.v[1] ? b[1] : 0.0f}};
 }
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return each([&](int i) { return p[i % (kLanes / 2)]; });
+}
 inline void store_pair(float* a, float* b, F v, Mask m) {
   for (int i = 0; i < kLanes / 2; ++i) {
     if (m.v[i]) a[i] = v.v[i];
