@@ -153,8 +153,10 @@ std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const
     if (q.layout != p.layout || q.n != p.n || q.ih != p.oh || q.iw != p.ow || q.ic != p.oc || p.n < 1) return false;
     // Its planes would lie another way than those of the buffer that the sum goes to.
     if (p.layout == Layout::nchw && a.residual >= 0) return false;
-    // Worth it where a core's share of an image between the two would not stay in its L2 anyway, beside what it is made from.
-    return between.bytes / p.n / std::max<int64_t>(1, threads / p.n) > l2_bytes / 4;
+    // Worth it where a core's share of an image between the two would not stay in its L2 anyway, beside what it is made from. NCHW: bands
+    // cut each plane, and vectors of pixels end at each cut, so that more has to be gained.
+    return between.bytes / p.n / std::max<int64_t>(1, threads / p.n) >
+           l2_bytes / 4 * (p.layout == Layout::nchw ? 3 : 1);
   };
   std::vector<Together> chains;
   const int count = static_cast<int>(steps.size());
@@ -169,8 +171,10 @@ std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const
   return chains;
 }
 
-std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room) {
+std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t l2_bytes) {
   const Problem& last = steps.back()->problem;
+  // The rest: weights, and what is on its way. Longer bands where they cut planes.
+  const int64_t room = l2_bytes / 4 * (last.layout == Layout::nchw ? 3 : 2);
   const int64_t unit = steps.back()->blocking.row_unit, units = div_up(last.oh, unit);
   auto schedule = std::make_shared<BandSchedule>();
   schedule->threads.resize(threads);

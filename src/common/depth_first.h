@@ -44,8 +44,8 @@ struct BandSchedule {
   std::map<std::pair<int64_t, int64_t>, std::vector<Band>> bands;  // by the rows of an image that a thread has
 };
 
-// Null if the steps can not be done by bands after all. `room`: bytes that a band's tensors may take together.
-std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room);
+// Null if the steps can not be done by bands after all. The tensors of a band take half of the L2 together, NCHW three quarters.
+std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t l2_bytes);
 
 // Steps first..last that a thread does for one image after the other, where a whole batch of what lies between them would pass through
 // memory: in both layouts, since an image is a tensor in each. A batch as large as the number of threads is wanted.

@@ -146,7 +146,8 @@ struct Gemm {
       return;
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kBlocks * simd::kLanes; ++i) simd::store(&buffer[i][0], i < MR ? acc[i < MR ? i : 0] : simd::zero());
+    for (int i = 0; i < kBlocks * simd::kLanes; ++i)
+      simd::store(&buffer[i][0], i < MR ? acc[i < MR ? i : 0] : simd::zero());
     store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 

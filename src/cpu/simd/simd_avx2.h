@@ -117,6 +117,14 @@ inline F load_pair(const float* a, const float* b, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
 }
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  return _mm256_blend_ps(_mm256_permutevar8x32_ps(v, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6)), below, 1);
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return _mm256_permutevar8x32_ps(_mm256_blend_ps(v, above, 1), _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0));
+}
 // p[0 .. kLanes / 2 - 1] in both halves.
 inline F load_half_twice(const float* p) {
   return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));

@@ -116,6 +116,15 @@ inline F load_pair(const float* a, const float* b, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(k, a)), _mm256_maskz_loadu_ps(k, b), 1);
 }
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  const __m512i from = _mm512_setr_epi32(16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+  return _mm512_permutex2var_ps(v, from, below);
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(above), _mm512_castps_si512(v), 1));
+}
 // p[0 .. kLanes / 2 - 1] in both halves.
 inline F load_half_twice(const float* p) {
   return _mm512_broadcast_f32x8(_mm256_loadu_ps(p));

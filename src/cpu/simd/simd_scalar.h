@@ -126,6 +126,14 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   return {{m.v[0] ? a[0] : 0.0f, m.v[1] ? a[1] : 0.0f, m.v[0] ? b[0] : 0.0f, m.v[1] ? b[1] : 0.0f}};
 }
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  return each([&](int i) { return i == 0 ? below.v[0] : v.v[i - 1]; });
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return each([&](int i) { return i + 1 == kLanes ? above.v[0] : v.v[i + 1]; });
+}
 // p[0 .. kLanes / 2 - 1] in both halves.
 inline F load_half_twice(const float* p) {
   return each([&](int i) { return p[i % (kLanes / 2)]; });
