@@ -78,7 +78,7 @@ CHAINS: dict[str, tuple[tuple[int, int, int], list[Any]]] = {
     "full vectors of pixels": ((64, 32, 24), [Conv(40), depthwise(40, 2), Conv(24)]),
     "narrow planes, odd channels": ((70, 7, 19), [Conv(33), depthwise(33), Conv(19)]),
 }
-#: What goes by bands in NCHW too: in an image's planes rows of a band lie apart, which other algorithms know nothing of.
+#: What goes by bands in NCHW too: planes of a band lie apart, which the other algorithms know nothing of.
 PLANES = [
     name
     for name, (_, layers) in CHAINS.items()
@@ -213,28 +213,32 @@ def test_a_tensor_with_two_readers_stays_whole() -> None:
         run(program, [rng.standard_normal((1, 40, 40, 16), np.float32)], (1, 40, 40, 64))
 
 
-def test_a_residual_that_the_chain_reads_is_not_written_over() -> None:
-    """x is the source of the chain and what its last step adds: another thread may still read rows that a band adds."""
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_a_residual_that_the_chain_reads_is_not_written_over(layout: str) -> None:
+    """x is the source of the chain and what a step in it adds: another thread may still read rows that a band adds.
+
+    In NCHW the chain ends there."""
+    shape = (2, 64, 64, 16) if layout == "NHWC" else (2, 16, 64, 64)
     for threads in (1, 2, 5):
         with fc.threads(threads):
             results = []
-            for l2_bytes in (HUGE, 600 << 10):
+            for l2_bytes in (HUGE, 300 << 10):
                 rng = np.random.default_rng(1)
                 program = _core.Program()
-                outside = program.input((2, 64, 64, 16))
-                x = program.conv2d(outside, weights_of(rng, 16, 16), (1, 1), (0,) * 4, (1, 1), "NHWC", ["auto"], "relu")
-                y = program.conv2d(x, weights_of(rng, 96, 16), (1, 1), (0,) * 4, (1, 1), "NHWC", ["auto"], "relu")
-                y = program.conv2d(y, weights_of(rng, 96, 96, 3, 96), (1, 1), PAD1, (1, 1), "NHWC", ["auto"], "relu")
-                y = program.conv2d(y, weights_of(rng, 16, 96), (1, 1), (0,) * 4, (1, 1), "NHWC", ["auto"], None, x)
-                y = program.conv2d(y, weights_of(rng, 16, 16), (1, 1), (0,) * 4, (1, 1), "NHWC", ["auto"], None)
+                outside = program.input(shape)
+                x = program.conv2d(outside, weights_of(rng, 16, 16), (1, 1), (0,) * 4, (1, 1), layout, ["auto"], "relu")
+                y = program.conv2d(x, weights_of(rng, 96, 16), (1, 1), (0,) * 4, (1, 1), layout, ["auto"], "relu")
+                y = program.conv2d(y, weights_of(rng, 96, 96, 3, 96), (1, 1), PAD1, (1, 1), layout, ["auto"], "relu")
+                y = program.conv2d(y, weights_of(rng, 16, 96), (1, 1), (0,) * 4, (1, 1), layout, ["auto"], None, x)
+                y = program.conv2d(y, weights_of(rng, 16, 16), (1, 1), (0,) * 4, (1, 1), layout, ["auto"], None)
                 program.output(y)
                 program.finalize(l2_bytes)
                 assert bool(program.chains()) == (l2_bytes != HUGE)
                 results.append(
                     run(
                         program,
-                        [np.random.default_rng(2).standard_normal((2, 64, 64, 16), np.float32)],
-                        (2, 64, 64, 16),
+                        [np.random.default_rng(2).standard_normal(shape, np.float32)],
+                        shape,
                     )
                 )
             np.testing.assert_array_equal(results[0], results[1])

@@ -96,7 +96,8 @@ class FetchList {
 // the results go. `pixel`: offset in dst of the first pixel, first channel.
 void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t unit, int64_t pixel);
 
-// Packed weights past this will not all lie in the L2 when their turn comes: the next ones are fetched meanwhile.
+// Packed weights past this will not all lie in the L2 when their turn comes, behind those of the layers before: the next ones are fetched
+// meanwhile.
 inline bool worth_fetching(const Plan& plan) {
   constexpr int64_t kBytes = 1 << 15;
   return plan.packed_bytes > kBytes;
