@@ -108,6 +108,8 @@ _SHAPES = [
     ConvCase("kernel_column", 1, 3, 9, 6, 10, 5, 1, (1, 1), (2, 0)),
     ConvCase("kernel_2x2", 2, 5, 6, 7, 18, 2, 2),
     # One output row or column where a stride of 1 would give more.
+    ConvCase("1x1_all_even", 2, 34, 5, 6, 70, 1, 1, bias=True, residual=True, activation="relu"),
+    ConvCase("1x1_all_even_stride2", 1, 66, 7, 11, 66, 1, 1, (2, 2)),
     ConvCase("1x1_one_pixel_of_four", 5, 8, 2, 2, 8, 1, 1, (2, 2)),
     ConvCase("1x1_one_column_of_three", 3, 4, 4, 3, 8, 1, 1, (1, 4)),
     ConvCase("3x3_one_window_of_four", 5, 8, 2, 2, 8, 3, 3, (2, 2), 1),

@@ -53,7 +53,7 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool
       for (const Algorithm* a : list) {
         if (refused(a, a->refuses(problem, machine))) continue;
         if (a->winograd && !(winograd && winograd_allowed())) {
-          refused(a, "Winograd is not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
+          refused(a, "fewer products with more rounding are not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
         } else if (a->prefers_not && a->prefers_not(problem, machine)) {
           refused(a, "another is expected to be faster here");
           last.push_back(a);

@@ -114,6 +114,51 @@ struct WinogradUkernel {
   } f23, f43, f23_stride2, f43_stride2;
 };
 
+// --- Strassen's products ------------------------------------------------------------------------------------------
+// c = a b with both matrices in quarters: 7 products of quarters, not 8 (Winograd's form). The rows of a are pixels in pairs, even
+// over odd; its columns and the rows of b are the halves of the k products; the columns of b are the halves of the channels.
+// Number and operands of the products, in the order in which they are made:
+//     0  A11 B11                  1  A12 B21                  2  (A21 + A22 - A11) (B22 - B12 + B11)
+//     3  (A11 - A21) (B22 - B12)  4  A22 (B21 - B22 + B12 - B11)
+//     5  (A21 + A22) (B12 - B11)  6  (A12 - A21 - A22 + A11) B22
+enum { kStrassenProducts = 7 };
+
+// a[product][pair][k], k < half, of `pairs` pairs of pixels that lie src_pair apart, even and odd src_odd apart.
+struct StrassenInput {
+  const float* src;  // first pair, first channel; 2 * half channels
+  int64_t src_pair, src_odd, half;
+  float* a;
+  int64_t a_product, a_pair;
+  int64_t pairs;
+};
+
+// One panel: dst[pixel][channel] = act(bias + residual + sum) of all pairs, nr channels of either half.
+struct StrassenPanel {
+  const float* a;
+  int64_t a_product, a_pair, half;
+  const float* b;  // [product][half][nr], zero-padded columns
+  float* dst;      // first pair, first channel of the left half
+  int64_t dst_pair, dst_odd, dst_right;
+  const float* residual;  // strides of dst; or null
+  const float* bias;      // channel of dst; the right half's dst_right further on; or null
+  int64_t pairs;
+  int64_t n;               // columns in use of either half, 1..nr
+  const GemmFetch* fetch;  // one entry a register tile, 7 * half steps long, as far as they go
+  int64_t fetches;
+  int32_t relu;
+};
+
+struct StrassenUkernel {
+  const char* name;
+  int32_t isa;
+  int32_t mr, nr;  // register tile: pairs x channels of either half
+  void (*input)(const StrassenInput*);
+  void (*panel)(const StrassenPanel*);
+  // b[product * b_product + j] of the weights w[k half][channel half] in quarters, j < count, in float64, rounded once.
+  // count is a multiple of 8.
+  void (*weights)(const float* const w[4], float* b, int64_t b_product, int64_t count);
+};
+
 // --- depthwise convolution ----------------------------------------------------------------------------------------
 // One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
 //     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]

@@ -80,7 +80,10 @@ class FetchList {
     }
   }
   int64_t count() const { return count_; }
-  void give(GemmPanel& g) const { g.fetch = runs_, g.fetches = count_; }
+  template <class Panel>
+  void give(Panel& p) const {
+    p.fetch = runs_, p.fetches = count_;
+  }
 
  private:
   static constexpr int64_t kLine = 16, kMax = 256;

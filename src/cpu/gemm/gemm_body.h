@@ -26,6 +26,30 @@ struct Gemm {
     int64_t p0, p1;  // and in partial, counted in pixels
   };
 
+  // acc += a * b over k steps: pixels at a0 and a1 (the two halves), `row` apart, `step` from step to step.
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float* a0, const float* a1,
+                                                             int64_t row, int64_t step, const float* b, int64_t k,
+                                                             const float*& fetch, int64_t fetch_step) {
+    constexpr int kHalf = (MR + 1) / 2;
+    for (; k > 0; --k) {
+      __builtin_prefetch(fetch, 0, 2);
+      fetch += fetch_step;
+      F w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+      }
+      a0 += step;
+      a1 += step;
+      b += kNr;
+    }
+  }
+
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   // V: vectors of channels in use. A last panel of few channels takes one.
   template <int MR, int V>
@@ -51,22 +75,7 @@ struct Gemm {
       const float* a0 = g.a + at.a0 + g.a_seg[s];
       const float* a1 = g.a + at.a1 + g.a_seg[s];
       const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
-      for (int64_t k = g.seg_k; k > 0; --k) {
-        __builtin_prefetch(fetch, 0, 2);
-        fetch += fetch_step;
-        F w[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) {
-          const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
-        }
-        a0 += step;
-        a1 += step;
-        b += kNr;
-      }
+      multiply<MR, V>(acc, a0, a1, row, step, b, g.seg_k, fetch, fetch_step);
     }
 
     if (!g.last) {
