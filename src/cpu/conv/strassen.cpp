@@ -116,14 +116,17 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Blocking& b = plan.blocking;
   float* a = reinterpret_cast<float*>(worker.scratch);
   const int64_t total = p.n * p.oh * p.ow / 2, size = kStrassenProducts * b.seg_k * b.nr;
-  const Rectangle mine = split_work(plan, div_up(total, b.mr), b.panels, worker);
-  const int64_t end = std::min(total, mine.pixels.end * b.mr), panels = mine.panels.end - mine.panels.begin;
+  // Half register tiles: 98 pairs of a 14x14 image are 7 whole ones.
+  const int64_t unit = div_up(b.mr, 2);
+  const Rectangle mine = split_work(plan, div_up(total, unit), b.panels, worker);
+  const int64_t begin = mine.pixels.begin * unit, end = std::min(total, mine.pixels.end * unit);
+  const int64_t panels = mine.panels.end - mine.panels.begin;
   StrassenPanel t{};
   t.a = a, t.a_pair = pair_stride(p), t.a_product = b.mc * t.a_pair, t.half = b.seg_k;
   t.dst_odd = p.oc, t.dst_pair = 2 * p.oc, t.dst_right = p.oc / 2;
   t.relu = p.activation == Activation::relu;
   FetchList fetch(kStrassenProducts * b.seg_k), ahead(kStrassenProducts * b.seg_k);
-  for (int64_t at = mine.pixels.begin * b.mr; at < end; at += t.pairs) {
+  for (int64_t at = begin; at < end; at += t.pairs) {
     t.pairs = std::min(b.mc, end - at);
     sum_input(plan, args, at, t.pairs, a);
     const int64_t next = at + t.pairs, count = std::min(b.mc, end - next), tiles = div_up(t.pairs, b.mr);
@@ -133,7 +136,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       ahead.add_lines((p.residual ? args.residual : args.dst) + next * t.dst_pair, count * t.dst_pair);
     }
     // Weights lie far away the first time, and each time where the L2 does not keep them.
-    const bool far = !b.ahead || at == mine.pixels.begin * b.mr;
+    const bool far = !b.ahead || at == begin;
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t channel = u * b.nr, first = at * t.dst_pair + channel;
       t.b = static_cast<const float*>(args.packed) + u * size;
