@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 import fastconv
+from fastconv import _core
 
-from . import networks, ops, oracle, peers
+from . import networks, ops, oracle, peers, roofline
 from .problem import Problem, format_problem
-from .unit import F32, Entry, Row, Unit, as_nchw, one_line
+from .unit import F32, Entry, Row, Unit, one_line
 
 Layout = Literal["NCHW", "NHWC"]
 
@@ -22,6 +23,10 @@ Layout = Literal["NCHW", "NHWC"]
 NETWORK_SHARE = 4.0
 #: Seconds that NumPy's BLAS threads go on spinning after the oracle's matrix products (OpenBLAS: about 0.1).
 ORACLE_SETTLE = 0.13
+#: Ops with little arithmetic, and from how many times one core's L2 their input is so large that only its bytes count:
+#: then a copy of as many bytes is timed beside them.
+_MOVERS = ("max_pool2d", "avg_pool2d", "global_avg_pool2d", "relu", "batch_norm", "softmax", "convert_layout")
+_COPIED_FROM = 4
 #: Ops that a user might wrap in conversions to get them in the other layout.
 _WRAPPED = ("conv2d", "max_pool2d", "avg_pool2d")
 WORDS: dict[str, Layout] = {"nchw": "NCHW", "nhwc": "NHWC"}
@@ -55,6 +60,7 @@ class LayerUnit(Unit):
                     if first:
                         entry.row["auto"] = algorithm in (*picked, "auto") or len(algorithms) == 1
                     entries.append(entry)
+                    entries += self._copy(entry)
         if self.detour and p.has_layout and p.op in _WRAPPED and len(bench.layouts) == 2:
             entries += self._through_nhwc(given, expected)
         for peer in bench.libraries:
@@ -107,10 +113,24 @@ class LayerUnit(Unit):
         row = self._layer_row(layout.upper(), algorithm)
         self._describe(row, plan)
         allowed = ops.max_relative_l2(p, str(plan.get("algorithm")))
-        self._check(what, as_nchw(ready.out, layout), expected, allowed, row, row["kernel"])
+        self._check(what, ready.result, expected, allowed, row, row["kernel"])
         kept = self._keep(what, row)
         kept.prepare = min(kept.prepare, seconds)
-        return Entry(what, row, ready.call, inputs=(ready.x,))
+        return Entry(what, row, ready.call, inputs=(ready.x,), prepared=ready)
+
+    def _copy(self, ours: Entry) -> list[Entry]:
+        """What moving as many bytes takes at best: from the very arrays of our row, with the same kind of stores."""
+        p, ready = self.problem, ours.prepared
+        reads, writes = p.inputs(p.n), p.outputs(p.n)
+        if p.op not in _MOVERS or ready is None or 4 * reads < _COPIED_FROM * roofline.caches()[0]:
+            return []
+        stores, threads = str(ready.plan.get("stores", "regular")), self.bench.threads
+        key = f"{ours.key} copy"
+        row = self._row("copy", "copy", ours.row["layout"], stores, ours.row["problem"], n=p.n)
+        row.update(bytes=4 * (reads + writes), flops=0, kernel="copy", ukernel=f"peak_f32_{self.bench.isa}")
+        source, target = ready.x.reshape(-1)[:reads], ready.out.reshape(-1)
+        self.kept[ours.key].copy = self._keep(key, row)
+        return [Entry(key, row, lambda: _core.copy_bytes(source, target, threads, stores == "streaming"))]
 
     def _describe(self, row: Row, plan: dict[str, Any]) -> None:
         row.update(kernel=str(plan.get("kernel", "")), ukernel=str(plan.get("ukernel", "")))

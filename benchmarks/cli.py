@@ -272,14 +272,14 @@ def _settings(args: argparse.Namespace, runner: Any) -> Any:
     """The run that the arguments ask for. UsageError names the argument that is wrong."""
     import fastconv
 
-    from . import roofline
+    from . import ops, roofline
 
     suite, problems, _network = chosen_suite(args)
     if args.device != "cpu":
         raise UsageError(f"--device: {args.device!r} is neither cpu nor cuda")
     if args.dtypes:
         raise UsageError("--dtypes is for --device cuda; the CPU computes in float32")
-    found = {k["algorithm"] for op in {p.op for p in problems} | {"conv2d"} for k in fastconv.kernels(op)}
+    found = {k["algorithm"] for op in {p.op for p in problems} | {"conv2d"} for k in ops.kernels(op)}
     algorithms = words(args.algorithms or "", "--algorithms", ["auto", *sorted(found)])
     names = [name for name in _peer_names() if args.peers == "all"] or words(args.peers or "", "--peers", _peer_names())
     isas = words(args.isa or "", "--isa", roofline.levels())

@@ -23,7 +23,7 @@ from . import machine, ops, oracle, peers, schema
 from .networks import MACS
 from .problem import Problem, Suite, format_problem
 from .timing import Series, summarise
-from .unit import F32, Row, WrongResultError, one_line, worst_error
+from .unit import F32, Row, WrongResultError, as_nchw, one_line, worst_error
 
 #: Number forms by the name that `--dtypes` takes: how arrays are stored, and how float32 is multiplied.
 FORMS: dict[str, tuple[str, str]] = {
@@ -146,9 +146,11 @@ def prepared_layer(
     pictures = given.x.ndim == 4
     order = _TO[layout] if pictures else tuple(range(given.x.ndim))
     x = fastconv.cuda.asarray(np.ascontiguousarray(given.x.transpose(order)), dtype)
-    shape = tuple(p.output_shape[i] for i in (_TO[layout] if len(p.output_shape) == 4 else range(len(p.output_shape))))
+    into = p.result_layout(layout)
+    shape = tuple(p.output_shape[i] for i in (_TO[into] if len(p.output_shape) == 4 else range(len(p.output_shape))))
     out = fastconv.cuda.empty(shape, dtype)
     word: Any = _WORDS[layout]
+    target: Any = _WORDS[into]
     kernel, stride, padding, dilation = (p.kh, p.kw), (p.sh, p.sw), (p.ph, p.pw), (p.dh, p.dw)
     options: dict[str, Any] = {"device": "cuda", "dtype": dtype}
     if p.op in ("conv2d", "linear"):
@@ -176,6 +178,8 @@ def prepared_layer(
         return lambda s: fastconv.adaptive_avg_pool2d(x, 1, layout=word, out=out, stream=s), out, expected
     if p.op == "relu":
         return lambda s: fastconv.relu(x, out=out, stream=s), out, expected
+    if p.op == "convert_layout":
+        return lambda s: fastconv.convert_layout(x, word, target, out=out, stream=s), out, expected
     dim = -1 if layout == "nhwc" else 1
     if p.op == "softmax":
         return lambda s: fastconv.softmax(x, dim, out=out, stream=s), out, expected
@@ -280,7 +284,7 @@ class Run:
                     row.update(ukernel=str(plan.get("blocking", "")), auto=algorithm == "auto")
                     size = 4 if FORMS[form][0] == "float32" else 2
                     result = to_host(out)
-                    nchw = result.transpose(0, 3, 1, 2) if layout == "nhwc" and result.ndim == 4 else result
+                    nchw = as_nchw(result, p.result_layout(layout))
                     limit = MAX_L2[form] if p.op != "softmax" else max(MAX_L2[form], ops.max_relative_l2(p))
                     self._finish(
                         row, samples, nchw, expected, limit, flops=2 * p.macs * p.n, moved=p.traffic(p.n) * size / 4

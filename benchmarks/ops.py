@@ -20,13 +20,16 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Plan = dict[str, Any]
 _Layout = Literal["NCHW", "NHWC"]
+_OTHER: dict[_Layout, _Layout] = {"NCHW": "NHWC", "NHWC": "NCHW"}
 
 #: Pictures of a batch that differ. The others repeat them, so the oracle has little to do and yet every output can be
 #: checked.
 DISTINCT = 4
 #: The op of `fastconv.kernels` and `fastconv.explain`, where its name is another one.
 _OURS = {"global_avg_pool2d": "adaptive_avg_pool2d"}
-_TO_NHWC = (0, 2, 3, 1)
+#: Float32s of a cache line.
+_LINE = 16
+_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class Operands:
 @dataclass(frozen=True)
 class Prepared:
     """One layer of ours, ready to be called. `call` reads `x` and writes `out`, both in the layout's own order; `plan`
-    is what `explain` says of it."""
+    is what `explain` says of it. `result`: what lies in `out` as (n, oc, oh, ow), or (n, oc) if the problem is
+    `flat`."""
 
     call: Callable[[], object]
     out: F32
     x: F32
     plan: Plan
+    result: F32
 
 
 def operands(problem: Problem) -> Operands:
@@ -97,6 +102,8 @@ def expected(problem: Problem, operands: Operands) -> F64:
         return oracle.global_avg_pool2d_float64(x)
     if p.op == "relu":
         return oracle.relu_float64(x)
+    if p.op == "convert_layout":
+        return oracle.convert_layout_float64(x)
     if p.op == "softmax":
         return oracle.softmax_float64(x)
     vectors = (_given(operands, name) for name in ("mean", "variance", "weight", "bias"))
@@ -112,7 +119,7 @@ def max_relative_l2(problem: Problem, algorithm: str = "direct") -> float:
     for the exponential and the division, eight for the rounding of `x - max`
     (elements further than that below the maximum hardly count), log(n) and sqrt(n) / 4 for the sum over n channels.
     """
-    if problem.op in ("max_pool2d", "relu"):
+    if problem.op in ("max_pool2d", "relu", "convert_layout"):
         return 0.0
     if problem.op == "batch_norm":
         return 16 * 2.0**-24
@@ -121,10 +128,14 @@ def max_relative_l2(problem: Problem, algorithm: str = "direct") -> float:
     return oracle.MAX_WINOGRAD_L2 if algorithm == "winograd_f43" else oracle.MAX_RELATIVE_L2
 
 
+def kernels(op: str) -> list[dict[str, Any]]:
+    """What `fastconv.kernels` lists of a layer's op."""
+    return fastconv.kernels(_OURS.get(op, op))
+
+
 def algorithms(op: str) -> list[str]:
     """Names of the op's algorithms that this processor can run, best first, without the reference."""
-    rows = fastconv.kernels(_OURS.get(op, op))
-    found = [row["algorithm"] for row in rows if row["supported"] and row["device"] == "cpu"]
+    found = [row["algorithm"] for row in kernels(op) if row["supported"] and row["device"] == "cpu"]
     return [name for name in dict.fromkeys(found) if name != "reference"]
 
 
@@ -135,8 +146,19 @@ def drivers(op: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def aligned(values: F32) -> F32:
+    """A C-contiguous copy that begins with a cache line, as results do that fastconv allocates; NumPy's large arrays
+    begin 16 bytes after one."""
+    room = np.empty(values.size + _LINE, np.float32)
+    first = -(room.ctypes.data // 4) % _LINE
+    copy = room[first : first + values.size].reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
 def prepare(problem: Problem, operands: Operands, layout: str, algorithm: str) -> Prepared:
     """The layer, planned for its input's shape, but not called yet. Threads are the caller's (`fastconv.threads`).
+    Converting the layout starts from the one named.
 
     `layout`: "nchw" or "nhwc", and "-" where `problem.has_layout` is false: then arrays have the shapes of NCHW, and
     the NHWC kernel runs on the same memory. `algorithm`: "auto" or one of `algorithms(op)` or `drivers(op)`; an op that
@@ -148,9 +170,13 @@ def prepare(problem: Problem, operands: Operands, layout: str, algorithm: str) -
     words: dict[str, _Layout] = {"nchw": "NCHW", "nhwc": "NHWC"} if problem.has_layout else {"-": "NHWC"}
     if layout not in words:
         raise ValueError(f"layout: {problem.name} has {' or '.join(map(repr, words))}, got {layout!r}")
-    x, out = operands.x, np.empty(problem.output_shape, np.float32)
-    if layout == "nhwc":
-        x, out = np.ascontiguousarray(x.transpose(_TO_NHWC)), np.empty([out.shape[i] for i in _TO_NHWC], np.float32)
+    x, shape = operands.x, problem.output_shape
+    x = aligned(x.transpose(_TO_NHWC) if layout == "nhwc" else x)
+    if problem.result_layout(layout) == "nhwc":
+        out = aligned(np.empty([shape[i] for i in _TO_NHWC], np.float32))
+        result = out.transpose(_TO_NCHW)
+    else:
+        result = out = aligned(np.empty(shape, np.float32))
     seen, target = x, out
     if layout == "-" and not problem.flat:  # one pixel: the same memory under the shapes of NHWC
         seen, target = x.reshape(-1, 1, 1, problem.ic), out.reshape(-1, 1, 1, problem.oc)
@@ -161,7 +187,7 @@ def prepare(problem: Problem, operands: Operands, layout: str, algorithm: str) -
         else:
             reason = f"{problem.op} has no algorithm {algorithm!r}"
         raise NotImplementedError(reason)
-    return Prepared(call, out, x, plan)
+    return Prepared(call, out, x, plan, result)
 
 
 def _planned(
@@ -178,6 +204,12 @@ def _planned(
         )
     if p.op == "relu":
         return lambda: fastconv.relu(x, out=out), fastconv.explain("relu", x)
+    if p.op == "convert_layout":
+        other = _OTHER[layout]
+        return (
+            lambda: fastconv.convert_layout(x, layout, other, out=out),
+            fastconv.explain("convert_layout", x, source=layout, target=other),
+        )
     if p.op == "softmax":
         dim = 1 if layout == "NCHW" else -1
         return lambda: fastconv.softmax(x, dim, out=out), fastconv.explain("softmax", x, dim)

@@ -111,6 +111,11 @@ def global_avg_pool2d_float64(x: Array) -> F64:
     return np.asarray(x.astype(np.float64).mean(axis=(2, 3), keepdims=True))
 
 
+def convert_layout_float64(x: Array) -> F64:
+    """x itself: the order of its elements in memory is not part of its value."""
+    return x.astype(np.float64)
+
+
 def relu_float64(x: Array) -> F64:
     """max(x, 0); NaN stays NaN."""
     return np.maximum(x.astype(np.float64), 0.0)

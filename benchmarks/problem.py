@@ -9,7 +9,7 @@ is left out), then a letter code and a number each, in any order, apart by blank
 | `linear` | `ic oc` | |
 | `max_pool2d` | `ic ih kh` | `iw kw sh sw ph pw dh dw` |
 | `avg_pool2d` | `ic ih kh` | `iw kw sh sw ph pw` |
-| `global_avg_pool2d`, `relu`, `batch_norm` | `ic ih` | `iw` |
+| `global_avg_pool2d`, `relu`, `batch_norm`, `convert_layout` (to the other layout) | `ic ih` | `iw` |
 | `softmax` (over the channels) | `ic` | `ih iw` |
 
 `ic oc` are channels in and out, `ih iw` the input's height and width, `kh kw` the kernel, `sh sw` the stride, `ph pw`
@@ -41,6 +41,7 @@ _LETTERS: dict[str, tuple[str, ...]] = {
     "relu": (*_PICTURE, *_RUN),
     "batch_norm": (*_PICTURE, *_RUN),
     "softmax": (*_PICTURE, *_RUN),
+    "convert_layout": (*_PICTURE, *_RUN),
 }
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "conv2d": ("ic", "ih", "oc", "kh"),
@@ -51,6 +52,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "relu": ("ic", "ih"),
     "batch_norm": ("ic", "ih"),
     "softmax": ("ic",),
+    "convert_layout": ("ic", "ih"),
 }
 #: The ops that a layer can be, the default first.
 OPS = tuple(_LETTERS)
@@ -113,6 +115,8 @@ class Problem:
                         f"{who}: the padding of {self.op} is at most half the kernel: {p}{getattr(self, p)} with "
                         f"{k}{getattr(self, k)}" + (f" and {d}{getattr(self, d)}" if getattr(self, d) > 1 else "")
                     )
+        if self.op == "convert_layout" and not self.has_layout:
+            raise ValueError(f"{who}: a picture of one pixel has one layout: convert_layout needs ih or iw above 1")
         if self.oh < 1 or self.ow < 1:
             raise ValueError(
                 f"{who}: the kernel ({self.kh} x {self.kw}, dilation {self.dh}, {self.dw}) does not "
@@ -181,12 +185,26 @@ class Problem:
             return self.oc * (self.ic // self.g * self.kh * self.kw + 1)
         return 4 * self.ic if self.op == "batch_norm" else 0
 
-    def traffic(self, n: int) -> int:
-        """The float32 bytes that a batch of `n` moves at least: input and parameters read once, output written once.
-        Of the input only what some window reaches: a 1 x 1 kernel of stride 2 reads a quarter."""
+    def result_layout(self, layout: str) -> str:
+        """The layout of what the layer gives that takes `layout`: another one of a conversion alone."""
+        if self.op != "convert_layout":
+            return layout
+        return "nchw" if layout == "nhwc" else "nhwc"
+
+    def inputs(self, n: int) -> int:
+        """Elements of the input that a batch of `n` reads at least: of a picture only what some window reaches, so a
+        1 x 1 kernel of stride 2 reads a quarter."""
         rows = _reached(self.ih, self.oh, self.kh, self.sh, self.ph, self.dh)
         columns = _reached(self.iw, self.ow, self.kw, self.sw, self.pw, self.dw)
-        return 4 * (n * (self.ic * rows * columns + self.oc * self.oh * self.ow) + self.parameters)
+        return n * self.ic * rows * columns
+
+    def outputs(self, n: int) -> int:
+        """Elements of the output of a batch of `n`."""
+        return n * self.oc * self.oh * self.ow
+
+    def traffic(self, n: int) -> int:
+        """The float32 bytes that a batch of `n` moves at least: input and parameters read once, output written once."""
+        return 4 * (self.inputs(n) + self.outputs(n) + self.parameters)
 
     @property
     def bytes(self) -> int:

@@ -21,6 +21,7 @@ from .roofline import Evictor, Roofs, Yardstick, isa_level
 from .timing import Candidate, Sampler, Series, summarise
 
 if TYPE_CHECKING:
+    from .ops import Prepared
     from .runner import Run
 
 F32 = NDArray[np.float32]
@@ -69,6 +70,7 @@ class Entry:
     call: Callable[[], object]
     settle: float = 0.001
     inputs: tuple[NDArray[Any], ...] = ()
+    prepared: Prepared | None = None  # a layer of ours
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Kept:
     series: Series
     bench: Bench
     bits: int | None = None  # checksum of our result, which must not change from visit to visit
+    copy: Kept | None = None  # a copy of as many bytes, timed beside it
     prepare: float = math.inf  # seconds
 
 
@@ -218,7 +221,7 @@ class Unit:
 
 
 def as_nchw(out: F32, layout: str) -> F32:
-    return out.transpose(0, 3, 1, 2) if layout == "nhwc" else out
+    return out.transpose(0, 3, 1, 2) if layout == "nhwc" and out.ndim == 4 else out
 
 
 def worst_error(result: NDArray[Any], expected: oracle.F64) -> oracle.Error:
@@ -255,6 +258,9 @@ def fill_in(kept: Kept) -> None:
             row["peak_percent"] = 100 * flops / seconds / roofs.fma
         bound, bound_seconds = roofs.bound(flops, moved)
         row.update(bound=bound, bound_ms=bound_seconds * 1e3, roofline_percent=100 * bound_seconds / seconds)
+    if kept.copy is not None and kept.copy.series.samples:
+        copied = summarise(kept.copy.series).median
+        row.update(copy_ms=copied, copy_percent=100 * copied / summary.median, copy_stores=kept.copy.row["algorithm"])
     if math.isfinite(kept.prepare):
         # A first call plans, packs and computes; the rest of it is what a prepared layer saves.
         row["pack_ms"] = max(0.0, kept.prepare * 1e3 - summary.median)

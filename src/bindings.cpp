@@ -22,9 +22,10 @@ py::dict describe(const fc::Plan& plan) {
       "op"_a = fc::to_string(p.op), "device"_a = plan.algorithm->device, "layout"_a = fc::to_string(p.layout),
       "dtype"_a = "float32", "problem"_a = fc::to_string(p), "algorithm"_a = plan.algorithm->name,
       "kernel"_a = plan.algorithm->kernel, "ukernel"_a = plan.ukernel_name, "isa"_a = fc::to_string(plan.isa),
-      "blocking"_a = fc::to_string(plan.blocking), "macs"_a = py::int_(py::float_(p.macs())),
-      "packed_bytes"_a = plan.packed_bytes, "workspace_bytes"_a = plan.scratch_bytes, "conversions"_a = conversions,
-      "refused"_a = refused, "tuned"_a = plan.tuned, "output_shape"_a = tuple_of(fc::output_shape(p)));
+      "blocking"_a = fc::to_string(plan.blocking), "stores"_a = plan.blocking.streaming ? "streaming" : "regular",
+      "macs"_a = py::int_(py::float_(p.macs())), "packed_bytes"_a = plan.packed_bytes,
+      "workspace_bytes"_a = plan.scratch_bytes, "conversions"_a = conversions, "refused"_a = refused,
+      "tuned"_a = plan.tuned, "output_shape"_a = tuple_of(fc::output_shape(p)));
 }
 
 }  // namespace fastconv::bindings

@@ -130,17 +130,22 @@ double measure_read_bandwidth(const py::array& array, int threads, int repeats) 
   });
 }
 
-double measure_copy_bandwidth(const py::array& source, py::array target, int threads, int repeats) {
+// Reads all of the source and writes all of `out`, each thread a contiguous share: what an op that moves so many bytes is
+// measured against.
+void copy_bytes(const py::array& source, py::array target, int threads, bool streaming) {
   require_threads(threads);
   const float* from = in(source, "source");
-  float* to = out(target, shape_of(source), "out");
-  const int64_t units = source.size() / kBandwidthUnit;
+  float* to = out(target, shape_of(target), "out");
+  const int64_t reads = source.size(), writes = target.size();
   const fc::PeakUkernel& k = peak_of(fc::to_string(fc::current_isa()));
   const py::gil_scoped_release unlocked;
-  return best_bandwidth(threads, repeats, static_cast<double>(units * kBandwidthUnit * 8), [&](int tid, int nthr) {
-    const fc::Range mine = fc::share(units, tid, nthr);
-    k.copy(from + mine.begin * kBandwidthUnit, to + mine.begin * kBandwidthUnit,
-           (mine.end - mine.begin) * kBandwidthUnit);
+  fc::parallel(threads, [&](int tid, int nthr, fc::Barrier&) {
+    const auto part = [&](int64_t total) {
+      const fc::Range units = fc::share(total / kBandwidthUnit, tid, nthr);
+      return fc::Range{units.begin * kBandwidthUnit, tid + 1 == nthr ? total : units.end * kBandwidthUnit};
+    };
+    const fc::Range mine = part(reads), ours = part(writes);
+    k.move(from + mine.begin, mine.end - mine.begin, to + ours.begin, ours.end - ours.begin, streaming);
   });
 }
 
@@ -189,6 +194,13 @@ void add_introspection(py::module_& m) {
   m.def("listed_caches", listed_caches, "folder"_a, "cpu"_a);
   m.def("isa", [] { return fc::to_string(fc::current_isa()); });
   m.def("set_max_isa", [](const std::optional<std::string>& level) { fc::set_max_isa(level.value_or("")); }, "level"_a);
+  m.def(
+      "set_stream_bytes",
+      [](const std::optional<int64_t>& bytes) {
+        if (bytes && *bytes < 1) bad("bytes must be at least 1, got " + std::to_string(*bytes));
+        fc::set_stream_bytes(bytes.value_or(0));
+      },
+      "bytes"_a);
   m.def("get_num_threads", fc::num_threads);
   m.def(
       "set_num_threads",
@@ -228,7 +240,7 @@ void add_introspection(py::module_& m) {
   m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);
   m.def("measure_fma_peak", measure_fma_peak, "isa"_a, "threads"_a, "milliseconds"_a);
   m.def("measure_read_bandwidth", measure_read_bandwidth, "array"_a, "threads"_a, "repeats"_a);
-  m.def("measure_copy_bandwidth", measure_copy_bandwidth, "source"_a, "out"_a, "threads"_a, "repeats"_a);
+  m.def("copy_bytes", copy_bytes, "source"_a, "out"_a, "threads"_a, "streaming"_a = false);
 }
 
 }  // namespace fastconv::bindings

@@ -88,7 +88,7 @@ def _square(name: str, ic: int, size: int, oc: int, k: int, s: int = 1, p: int =
 
 # Output channels and pixels just below, at and above the register tiles 14x32 (AVX-512), 6x16 (AVX2), 4x8 (scalar) and
 # the vector widths 16 and 8.
-_TILE_CHANNELS = [1, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 65]
+_TILE_CHANNELS = [1, 3, 5, 6, 7, 8, 9, 12, 15, 16, 17, 24, 25, 31, 32, 33, 48, 64, 65]
 _TILE_PIXELS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 28, 29]
 _INPUT_CHANNELS = [1, 3, 5, 16, 31, 32, 33, 48, 64]
 
@@ -108,6 +108,8 @@ _SHAPES = [
     ConvCase("kernel_column", 1, 3, 9, 6, 10, 5, 1, (1, 1), (2, 0)),
     ConvCase("kernel_2x2", 2, 5, 6, 7, 18, 2, 2),
     # One output row or column where a stride of 1 would give more.
+    ConvCase("1x1_all_even", 2, 34, 5, 6, 70, 1, 1, bias=True, residual=True, activation="relu"),
+    ConvCase("1x1_all_even_stride2", 1, 66, 7, 11, 66, 1, 1, (2, 2)),
     ConvCase("1x1_one_pixel_of_four", 5, 8, 2, 2, 8, 1, 1, (2, 2)),
     ConvCase("1x1_one_column_of_three", 3, 4, 4, 3, 8, 1, 1, (1, 4)),
     ConvCase("3x3_one_window_of_four", 5, 8, 2, 2, 8, 3, 3, (2, 2), 1),
@@ -191,6 +193,18 @@ DEPTHWISE_CASES: list[ConvCase] = [
     *(
         ConvCase(f"dw_ow{w}", 1, 5, 4, w, 5, 3, 3, (1, 1), 1, groups=5)
         for w in (1, 2, 7, 8, 13, 14, 15, 16, 17, 28, 33)
+    ),
+    *(
+        ConvCase(f"dw_stride2_w{w}", 1, 3, 9, w, 3, 3, 3, (2, 2), 1, groups=3)
+        for w in (15, 16, 17, 18, 31, 32, 33, 34, 35, 63, 64, 66)
+    ),
+    # What a row's first and last pixels read beside it: padding on one side, on none, and more than a vector of it.
+    *(
+        ConvCase(
+            f"dw_stride{s}_w{w}_pads{left}_{right}", 1, 3, 8, w, 3, 3, 3, (s, s), ((1, 1), (left, right)), groups=3
+        )
+        for s in (1, 2)
+        for w, left, right in ((18, 0, 0), (34, 0, 0), (33, 0, 2), (33, 2, 0), (20, 19, 0), (20, 0, 37), (20, 40, 41))
     ),
     ConvCase("dw_stride2", 2, 32, 14, 15, 32, 3, 3, (2, 2), 1, groups=32),
     ConvCase("dw_stride2_same", 1, 24, 14, 14, 24, 3, 3, (2, 2), "same", groups=24),

@@ -45,6 +45,16 @@ def usable_levels() -> list[str]:
 
 
 @contextmanager
+def stored_past(limit: int) -> Iterator[None]:
+    """Outputs of more than `limit` bytes are stored past the caches, in plans made meanwhile."""
+    fc._core.set_stream_bytes(limit)
+    try:
+        yield
+    finally:
+        fc._core.set_stream_bytes(None)
+
+
+@contextmanager
 def max_isa(level: str | None) -> Iterator[None]:
     """Caps the ISA level; afterwards the machine's own again, whatever happened."""
     fc._core.set_max_isa(level)
@@ -135,10 +145,14 @@ def explain_conv(data: ConvData, layout: str, algorithm: Any = "auto") -> dict[s
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def fenced(values: Array, fence: float = np.nan, margin: int = 64) -> tuple[Array, Callable[[], bool]]:
+def fenced(
+    values: Array, fence: float = np.nan, margin: int = 64, offset: int | None = None
+) -> tuple[Array, Callable[[], bool]]:
     """A C-contiguous copy inside a larger buffer full of `fence`, and a check that the surroundings are still
-    intact."""
-    buffer = np.full(values.size + 2 * margin, fence, dtype=values.dtype)
+    intact. offset: so many float32 after the beginning of a cache line; None: anywhere."""
+    room = np.full(values.size + 2 * margin + 16, fence, dtype=values.dtype)
+    first = 0 if offset is None else (-(room.ctypes.data // values.itemsize) - margin + offset) % 16
+    buffer = room[first : first + values.size + 2 * margin]
     inner = buffer[margin : margin + values.size].reshape(values.shape)
     inner[...] = values
 

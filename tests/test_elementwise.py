@@ -9,7 +9,7 @@ import pytest
 
 import fastconv as fc
 import reference as ref
-from helpers import LAYOUTS, fenced, integers, normal
+from helpers import LAYOUTS, fenced, integers, normal, stored_past
 
 LENGTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 4097]
 PLANES = [
@@ -35,6 +35,19 @@ def test_relu(length: int, isa: str, rng: np.random.Generator) -> None:
     assert fc.relu(fenced(x, fence=9.0)[0], out=out) is out
     ref.assert_exact(out, ref.relu(x).astype(np.float32))
     assert intact()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("offset", [0, 1, 4, 8, 15])
+def test_relu_past_the_caches(length: int, offset: int, isa: str, rng: np.random.Generator) -> None:
+    x = normal(rng, length)
+    x[rng.integers(0, length, 3)] = [np.nan, np.inf, -np.inf]
+    out, intact = fenced(np.full(length, 5.0, np.float32), fence=-7.0, offset=offset)
+    with stored_past(1):
+        assert fc.explain("relu", x)["stores"] == "streaming"
+        fc.relu(fenced(x, fence=9.0, offset=4)[0], out=out)
+        ref.assert_exact(out, ref.relu(x).astype(np.float32))
+        assert intact()
 
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (3, 4), (2, 3, 4), (2, 3, 4, 5), (2, 1, 3, 1, 2)], ids=str)
@@ -135,6 +148,49 @@ def test_convert_layout(source: str, target: str, shape: tuple[int, ...], isa: s
     ref.assert_exact(out, expected)
     assert intact()
     ref.assert_exact(fc.convert_layout(y, target, source), x)
+
+
+# Shapes that reach every way through: few channels; blocks with and without rests, in strips and not; rows a multiple
+# of 4 KiB apart on either side; tiles with whole and cut rows; pictures shared by pixels and by channels.
+LARGE = [
+    (2, 3, 33, 40),
+    (2, 4, 33, 40),
+    (1, 5, 3, 100),
+    (2, 21, 31, 33),
+    (1, 64, 20, 40),
+    (1, 100, 16, 16),
+    (1, 255, 8, 50),
+    (2, 320, 7, 9),
+    (1, 1024, 7, 7),
+    (1, 2048, 3, 5),
+    (1, 1024, 1, 3),
+    (1, 40, 32, 64),
+    (1, 21, 5, 205),
+    (1, 2, 32, 64),
+]
+
+
+@pytest.mark.parametrize("stream_bytes", [1, 1 << 40], ids=["past", "into"])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize("source", LAYOUTS)
+def test_convert_layout_past_the_caches(
+    source: str, shape: tuple[int, ...], stream_bytes: int, isa: str, rng: np.random.Generator
+) -> None:
+    target = "NHWC" if source == "NCHW" else "NCHW"
+    x = np.ascontiguousarray(ref.from_nchw(normal(rng, *shape), source))
+    expected = ref.convert_layout(x, source, target)
+    with stored_past(stream_bytes):
+        plan = fc.explain("convert_layout", x, source=source, target=target)
+        run = shape[1] if source == "NCHW" else shape[2] * shape[3]
+        past = stream_bytes == 1 and (run % 16 == 0 or run <= 256)
+        assert plan["stores"] == ("streaming" if past else "regular")
+        for offset in (0, 4, 5):  # floats after a line's beginning
+            out, intact = fenced(np.zeros_like(expected), fence=7.0, offset=offset)
+            given, _ = fenced(x, fence=9.0, offset=offset)
+            with fc.threads(1 if offset == 4 else 3):
+                assert fc.convert_layout(given, source, target, out=out) is out
+            ref.assert_exact(out, expected)
+            assert intact()
 
 
 def test_convert_layout_other_forms(rng: np.random.Generator) -> None:

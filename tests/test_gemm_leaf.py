@@ -19,7 +19,7 @@ LEAVES = [
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_sums_in_parts(leaf: str, parts: int, rng: np.random.Generator) -> None:
     for m in (*range(1, 16), 29):
-        for n in (1, 5, 16, 17, 31, 32, 40):
+        for n in (1, 5, 6, 12, 16, 17, 21, 24, 25, 31, 32, 40):
             a, b = integers(rng, m, 12), integers(rng, 12, n)
             assert np.array_equal(fc._core.gemm_by_leaf(leaf, a, b, parts), a @ b), (m, n)
 

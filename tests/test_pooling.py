@@ -144,6 +144,56 @@ def test_avg_pool_nan_stays_in_its_windows(isa: str, layout: str, rng: np.random
     ref.assert_exact(actual, ref.avg_pool2d(view, 2, 2, 0, divisor_override=4, layout=layout))
 
 
+# --- planes together, small windows -----------------------------------------------------------------------------------
+
+# Sixteen planes at a time and a rest; tall ones in several bands of rows; rows wide enough for pairs of columns.
+TOGETHER = [(2, 21, 300, 20), (3, 16, 9, 8), (1, 40, 7, 7), (2, 17, 1, 30), (1, 18, 61, 67), (1, 130, 5, 6)]
+
+
+@pytest.mark.parametrize("shape", TOGETHER, ids=str)
+@pytest.mark.parametrize(
+    "window",
+    [
+        (2, 2, 0),
+        (3, 2, 1),
+        (3, 1, 1),
+        (5, 1, 2),
+        ((3, 2), 2, (1, 0)),
+        ((1, 3), (3, 1), 0),
+        ((2, 8), (2, 3), 1),
+        (1, 2, 0),
+    ],
+    ids=str,
+)
+def test_planes_together(
+    shape: tuple[int, ...], window: tuple[Any, ...], isa: str, layout: str, rng: np.random.Generator
+) -> None:
+    kernel, stride, padding = window
+    rows = kernel if isinstance(kernel, int) else kernel[0]
+    if rows > shape[2] + 2 * (padding if isinstance(padding, int) else padding[0]):
+        pytest.skip("the window does not fit")
+    x = integers(rng, *shape)
+    x[0, 3, 0, 4] = np.nan
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    expected = ref.max_pool2d(view, kernel, stride, padding, layout=layout)[0]
+    for threads in (1, 3):
+        with fc.threads(threads):
+            out, intact = fenced(np.zeros(expected.shape, np.float32), fence=7.0)
+            fc.max_pool2d(fenced(view, fence=9.0)[0], kernel, stride, padding, layout=layout, out=out)
+        ref.assert_exact(out, expected)
+        assert intact()
+    view = np.ascontiguousarray(ref.from_nchw(normal(rng, *shape), layout))
+    for include in (False, True):
+        arguments = {"count_include_pad": include, "layout": layout}
+        y = fc.avg_pool2d(view, kernel, stride, padding, **arguments)
+        ref.assert_avg_pool_close(y, ref.avg_pool2d(view, kernel, stride, padding, **arguments), integers=False)
+        with fc.threads(3):  # neither threads nor the batch change a bit
+            assert fc.avg_pool2d(view, kernel, stride, padding, **arguments).tobytes() == y.tobytes()
+        for image in range(shape[0]):
+            alone = fc.avg_pool2d(view[image : image + 1].copy(), kernel, stride, padding, **arguments)
+            assert alone.tobytes() == y[image : image + 1].tobytes()
+
+
 # --- adaptive ---------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import fastconv
 
 from .. import device_cuda as gpu
 from ..problem import parse_problem
-from ..unit import worst_error
+from ..unit import as_nchw, worst_error
 
 #: Odd extents, so that every tile has a tail; channels for vectors and not; a strided, a dilated and a depthwise one.
 PROBLEMS = (
@@ -31,6 +31,7 @@ PROBLEMS = (
     "rectified relu ic20 ih9 n2",
     "shares softmax ic100 ih3 n2",
     "norm batch_norm ic24 ih9 n2",
+    "turned convert_layout ic24 ih9 n2",
     "classifier linear ic512 oc100 n3",
 )
 
@@ -56,7 +57,7 @@ def run() -> int:
                         print(f"{what}: {type(error).__name__}: {error}", flush=True)
                         continue
                     ran += 1
-                    nchw = result.transpose(0, 3, 1, 2) if layout == "nhwc" and result.ndim == 4 else result
+                    nchw = as_nchw(result, problem.result_layout(layout))
                     found, limit = worst_error(nchw, expected).relative_l2, gpu.MAX_L2[form]
                     if not found <= limit:
                         failures += 1

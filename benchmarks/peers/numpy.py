@@ -46,7 +46,7 @@ class NumPy:
 
     def layer(self, problem: Problem, operands: Operands, layout: str, threads: int) -> PeerCall:
         x = to_layout(operands.x, layout)
-        return self._prepared(_layer_function(problem, operands, x, layout), x, layout, threads)
+        return self._prepared(_layer_function(problem, operands, x, layout), x, problem.result_layout(layout), threads)
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         build, builder, own = build_of(name), _NumPyBuilder(folded, layout), to_layout(x, layout)
@@ -98,6 +98,8 @@ def _layer_function(p: Problem, o: Operands, x: F32, layout: str) -> Callable[[]
             return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
         return softmax
+    if p.op == "convert_layout":
+        return lambda: to_layout(x, "nhwc") if layout == "nchw" else np.array(to_nchw(x, "nhwc"), order="C")
     if p.op == "batch_norm":
         scale = given(o.weight) / np.sqrt(given(o.variance) + np.float32(EPSILON))
         shift = given(o.bias) - given(o.mean) * scale

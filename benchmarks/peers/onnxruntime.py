@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout
+from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout, to_nchw
 from .networks import build_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class OnnxRuntime:
 
     def layer(self, problem: Problem, operands: Operands, layout: str, threads: int) -> PeerCall:
         builder = _OnnxBuilder(self.onnx, {})
-        return self._prepared(builder, builder.layer("x", problem, operands), operands.x, threads)
+        call = self._prepared(builder, builder.layer("x", problem, operands), operands.x, threads)
+        answer, order = call.result, problem.result_layout("nchw")
+        return dataclasses.replace(call, result=lambda: to_nchw(answer(), order))
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         builder = _OnnxBuilder(self.onnx, folded)
@@ -79,6 +82,8 @@ class _OnnxBuilder:
             return self._node("Relu", h)
         if p.op == "softmax":
             return self._node("Softmax", h, axis=1)
+        if p.op == "convert_layout":
+            return self._node("Transpose", h, perm=(0, 2, 3, 1))
         if p.op == "batch_norm":
             arrays = [given(a) for a in (o.weight, o.bias, o.mean, o.variance)]
             return self._node("BatchNormalization", h, *arrays, epsilon=EPSILON)

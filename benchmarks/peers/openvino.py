@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout
+from .base import EPSILON, F32, Folded, PeerCall, given, lacks, to_layout, to_nchw
 from .networks import build_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class OpenVino:
     def layer(self, problem: Problem, operands: Operands, layout: str, threads: int) -> PeerCall:
         parameter = self._parameter(operands.x)
         output = _OpenVinoBuilder(self.ops, {}).layer(parameter, problem, operands)
-        return self._prepared(output, parameter, operands.x, threads)
+        call = self._prepared(output, parameter, operands.x, threads)
+        answer, order = call.result, problem.result_layout("nchw")
+        return dataclasses.replace(call, result=lambda: to_nchw(answer(), order))
 
     def network(self, name: str, folded: Folded, x: F32, layout: str, threads: int) -> PeerCall:
         parameter = self._parameter(x)
@@ -87,6 +90,8 @@ class _OpenVinoBuilder:
             return ops.relu(h)
         if p.op == "softmax":
             return ops.softmax(h, 1)
+        if p.op == "convert_layout":
+            return ops.transpose(h, ops.constant(np.array([0, 2, 3, 1], np.int64)))
         if p.op == "batch_norm":
             arrays = [ops.constant(given(a)) for a in (o.weight, o.bias, o.mean, o.variance)]
             return ops.batch_norm_inference(h, *arrays, EPSILON)

@@ -94,6 +94,10 @@ def layer_function(peer: PyTorch, p: Problem, o: Operands, x: Any, layout: str) 
         return lambda: f.relu(x)
     if p.op == "softmax":
         return lambda: f.softmax(x, 1)
+    if p.op == "convert_layout":
+        torch = peer.torch
+        order = torch.contiguous_format if layout == "nhwc" else torch.channels_last
+        return lambda: x.contiguous(memory_format=order)
     if p.op == "batch_norm":
         mean, variance = peer.tensor(o.mean, layout), peer.tensor(o.variance, layout)
         return lambda: f.batch_norm(x, mean, variance, weight, bias, False, 0.0, EPSILON)

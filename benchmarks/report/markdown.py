@@ -33,7 +33,7 @@ def markdown(data: Data, words: Sequence[str] = ()) -> str:
 
 def _layers(comparisons: Sequence[Comparison], both: set[str], whole: bool) -> Table:
     """Median ms of the four ways, the fastest in bold, and what a reader asks next."""
-    head = ("layer", "x", "NCHW", "NHWC", "NCHW via NHWC", "best peer", "algorithm", "% peak", "% of roof", "max error")
+    head = ("layer", "x", "NCHW", "NHWC", "NCHW via NHWC", "best peer", "algorithm", "% peak", "% of roof")
     body = []
     for c in comparisons:
         ours = c.ours or {}
@@ -42,19 +42,20 @@ def _layers(comparisons: Sequence[Comparison], both: set[str], whole: bool) -> T
             text = tables.way_ms(c, way)
             text = f"{_BOLD}{text[:-1]}{_BOLD}" if text.endswith("*") else text.replace("~", "").strip()
             cells.append(f"{text} {layouts.label(c.peer, both)}" if way == "peer" and c.peer else text)
-        facts = (tables.percent(ours.get("peak_percent")), tables.bound(ours), tables.error(ours))
+        facts = (tables.percent(ours.get("peak_percent")), tables.bound(ours), tables.copied(c), tables.error(ours))
         body.append((c.layer, str(c.repeat), *cells, tables.algorithm(c), *facts))
     sums, count = layouts.weighted_sums(comparisons)
     foot: tuple[tuple[str, ...], ...] = ()
     if count > 1 and whole:
         total = [tables.ms(sums[way]) if way in sums else "" for way in layouts.WAYS]
-        foot = ((f"sum, {tables.of(count, len(comparisons))}", "", *total, "", "", "", ""),)
-    return Table(head, body, frozenset({0, 6, 8}), foot)
+        foot = ((f"sum, {tables.of(count, len(comparisons))}", "", *total, *[""] * 5),)
+    return Table((*head, "% copy", "max error"), body, frozenset({0, 6, 8}), foot)
 
 
 def _titled(title: str, table: Table) -> list[str]:
     if not table.body:
         return []
+    table = table.telling()
     rule = [":--" if i in table.left else "--:" for i in range(len(table.head))]
     lines = [_line(table.head), f"| {' | '.join(rule)} |", *(_line(cells) for cells in (*table.body, *table.foot))]
     return [_text(title), "\n".join(lines)]

@@ -183,7 +183,8 @@ def _layouts(data: Data, sections: Sequence[Section]) -> str:
             "<p class=soft>Median ms. NCHW and NHWC: native, with the algorithm that auto picks. NCHW via NHWC: NCHW "
             "in and out, computed in NHWC, both conversions inside the time. Best peer: the fastest float32 one. Blue: "
             "the fastest of the four, ~ where the next best is too close to call; by: the next best over it. Per cent, "
-            "cold and error are those of the faster native row; cold x: with evicted weights over warm. Sums count "
+            "cold and error are those of the faster native row; cold x: with evicted weights over warm; % copy: "
+            "of the speed of our own copy of as many bytes, NCHW/NHWC. Sums count "
             "each layer as often as the network runs it.</p>"
         )
     both = layouts.two_layouts(rows)
@@ -205,8 +206,8 @@ def _layouts(data: Data, sections: Sequence[Section]) -> str:
 
 def _four_ways(comparisons: Sequence[Comparison], both: set[str], whole: bool) -> str:
     """A line a layer; each of the four cells has the ms, and small below them what ran and how well."""
-    head = ["layer", "x", "NCHW", "NHWC", "NCHW via NHWC", "best peer", "by", "% peak", "% of roof", "cold x"]
-    head.append("max error")
+    head = ["layer", "x", "NCHW", "NHWC", "NCHW via NHWC", "best peer", "by", "% peak", "% of roof"]
+    head += ["% copy", "cold x", "max error"]
     body = []
     for c in comparisons:
         ours: Row = c.ours or {}
@@ -216,6 +217,7 @@ def _four_ways(comparisons: Sequence[Comparison], both: set[str], whole: bool) -
             Cell(tables.times(c.factor)),
             Cell(tables.percent(ours.get("peak_percent"))),
             _over_small(tables.percent(ours.get("roofline_percent")), str(ours.get("bound", ""))),
+            Cell(tables.copied(c)),
             Cell(tables.times(tables.cold(ours)) if ours else ""),
             Cell(text(tables.error(ours))),
         ]
@@ -224,7 +226,7 @@ def _four_ways(comparisons: Sequence[Comparison], both: set[str], whole: bool) -
     foot = []
     if count > 1 and whole:
         total = [tables.ms(sums[way]) if way in sums else "" for way in layouts.WAYS]
-        foot = [[f"sum, {tables.of(count, len(comparisons))}", "", *total, *[""] * 5]]
+        foot = [[f"sum, {tables.of(count, len(comparisons))}", "", *total, *[""] * 6]]
     return cell_table(head, body, foot, {0})
 
 

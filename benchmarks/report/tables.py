@@ -21,6 +21,15 @@ class Table:
     left: frozenset[int] = frozenset()
     foot: tuple[tuple[str, ...], ...] = ()
 
+    def telling(self) -> Table:
+        """The table without the columns that say nothing."""
+        lines = [*self.body, *self.foot]
+        used = [i for i in range(len(self.head)) if any(line[i].strip() for line in lines)]
+        kept = [tuple(line[i] for i in used) for line in (self.head, *self.body, *self.foot)]
+        left = frozenset(new for new, old in enumerate(used) if old in self.left)
+        end = 1 + len(self.body)
+        return Table(kept[0], kept[1:end], left, tuple(kept[end:]))
+
 
 def words(data: Data) -> list[str]:
     """The result in sentences; the last one says what to use."""
@@ -70,6 +79,13 @@ def bound(row: Row) -> str:
     """The roof over a row and how much of it is reached: "l3 62"."""
     reached = row.get("roofline_percent")
     return f"{row.get('bound', '')} {percent(reached)}".strip()
+
+
+def copied(comparison: Comparison) -> str:
+    """The speed of a copy of the same bytes that each layout reaches, in per cent: "93/95" (NCHW/NHWC)."""
+    rows = (comparison.nchw, comparison.nhwc) if comparison.has_layout else (comparison.nchw,)
+    cells = [percent(row.get("copy_percent")) if row else "" for row in rows]
+    return "/".join(cells) if any(cells) else ""
 
 
 def cold(row: Row) -> float | None:
@@ -170,7 +186,10 @@ def compared(comparisons: Sequence[Comparison], both: set[str], whole: bool = Tr
 
     `whole`: the layers are one network or suite, so their sum means something.
     """
-    head = ("layer", "x", "NCHW ms", "NHWC ms", "via ms", "peer ms", "peer", "by", "algorithm", "% peak", "% of roof")
+    head = (
+        *("layer", "x", "NCHW ms", "NHWC ms", "via ms", "peer ms", "peer", "by", "algorithm", "% peak", "% of roof"),
+        *("% copy", "cold x", "max error"),
+    )
     body = []
     for c in comparisons:
         ours = c.ours or {}
@@ -184,6 +203,7 @@ def compared(comparisons: Sequence[Comparison], both: set[str], whole: bool = Tr
                 algorithm(c),
                 percent(ours.get("peak_percent")),
                 bound(ours),
+                copied(c),
                 times(cold(ours)) if ours else "",
                 error(ours),
             )
@@ -192,8 +212,8 @@ def compared(comparisons: Sequence[Comparison], both: set[str], whole: bool = Tr
     foot: tuple[tuple[str, ...], ...] = ()
     if count > 1 and whole:
         total = [f"{ms(sums[way])} " if way in sums else "" for way in layouts.WAYS]
-        foot = ((f"sum, {of(count, len(comparisons))}", "", *total, *[""] * 7),)
-    return Table((*head, "cold x", "max error"), body, frozenset({0, 6, 8, 10}), foot)
+        foot = ((f"sum, {of(count, len(comparisons))}", "", *total, *[""] * 8),)
+    return Table(head, body, frozenset({0, 6, 8, 10}), foot)
 
 
 def of(count: int, everything: int) -> str:
@@ -288,8 +308,8 @@ def everything(rows: Sequence[Row]) -> Table:
     """Every row with everything that was found out about it. The star marks what `algorithm="auto"` picks."""
     head = (
         "layer", "x", "layout", "via", "algorithm", "kernel", "isa", "dtype", "thr", "n", "median ms", "+- %", "p10 ms",
-        "p90 ms", "cold ms", "GFLOP/s", "GB/s", "% peak", "bound", "% of roof", "FLOP/B", "pack ms", "convert ms",
-        "max error",
+        "p90 ms", "cold ms", "GFLOP/s", "GB/s", "% peak", "bound", "% of roof", "% copy", "FLOP/B", "pack ms",
+        "convert ms", "max error",
     )  # fmt: skip
     return Table(head, [_cells(row) for row in rows], frozenset({0, 2, 3, 4, 5, 6, 7, 18}))
 
@@ -307,8 +327,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.get("kernel") or ""), str(row.get("isa") or ""), str(row.get("dtype") or ""), str(row["threads"]),
         str(row["batch"]), ms(layouts.median(row)), spread(row), number("p10_ms", 3), number("p90_ms", 3),
         number("cold_median_ms", 3), number("gflops", 1), number("gbytes_per_s", 1), number("peak_percent", 1),
-        str(row.get("bound") or ""), number("roofline_percent", 1), number("intensity", 1), number("pack_ms", 2),
-        number("convert_ms", 3), error(row),
+        str(row.get("bound") or ""), number("roofline_percent", 1), number("copy_percent", 1), number("intensity", 1),
+        number("pack_ms", 2), number("convert_ms", 3), error(row),
     )  # fmt: skip
 
 

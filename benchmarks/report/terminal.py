@@ -11,6 +11,7 @@ from .tables import Table, aligned
 
 _KINDS = (
     ("layer", "Layers"),
+    ("copy", "Copies of as many bytes"),
     ("convert", "Converting a tensor between the layouts"),
     ("network", "Network, end to end"),
 )
@@ -19,7 +20,8 @@ _EXPLAIN = (
     "  via: NCHW in and out through NHWC, conversions counted; peer: the best float32 one. Of the faster native row:",
     '  algorithm: what "auto" picks (a clearly faster one); % of roof: which roof bounds it, how much of it is used;',
     "  cold x: the time with evicted weights over the warm one; max error: largest difference from float64, over the",
-    "  largest value. A sum counts each layer as often as the network runs it.",
+    "  largest value; % copy: of the speed of our own copy of as many bytes, NCHW/NHWC. A sum counts each layer as",
+    "  often as the network runs it.",
 )
 _EXPLAIN_ALL = (
     '* what algorithm="auto" picks; +- %: half the median\'s 95 % interval; % of roof: how much is reached of the roof',
@@ -69,10 +71,8 @@ def _titled(title: str, table: Table) -> list[str]:
     """The table under its title; columns that say nothing are left out; no lines without rows."""
     if not table.body:
         return []
-    lines = [*table.body, *table.foot]
-    used = [i for i in range(len(table.head)) if any(line[i].strip() for line in lines)]
-    left = {new for new, old in enumerate(used) if old in table.left}
-    text = aligned([table.head[i] for i in used], [[line[i] for i in used] for line in lines], left)
+    shown = table.telling()
+    text = aligned(shown.head, [*shown.body, *shown.foot], shown.left)
     if table.foot:
         text.insert(len(text) - len(table.foot), text[1])
     return [title, *text, ""]

@@ -47,6 +47,12 @@ def set_tuned_source(source: Callable[[], object]) -> None:
 def plan_epoch() -> int:
     """A number that changes when equal problems may be planned otherwise: another ISA level, other tuned choices."""
 
+def set_stream_bytes(bytes: int | None) -> None:
+    """Outputs of more bytes are stored past the caches, where an op does that; None: of more than half of the L3.
+
+    For tests: results are the same either way. Plans made before stay as they are.
+    """
+
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def set_thread_override(n: int) -> int:
@@ -64,8 +70,9 @@ def measure_fma_peak(isa: str, threads: int, milliseconds: int) -> float:
 def measure_read_bandwidth(array: F32, threads: int, repeats: int) -> float:
     """Bytes per second that `threads` threads read from the array, best of `repeats` passes."""
 
-def measure_copy_bandwidth(source: F32, out: F32, threads: int, repeats: int) -> float:
-    """Bytes per second (read + written) of a copy with the package's own vector loop, best of `repeats` passes."""
+def copy_bytes(source: F32, out: F32, threads: int, streaming: bool = False) -> None:
+    """Reads all of `source` and writes all of `out`, evenly mixed, with the package's own vector loop: a copy where
+    both have one size, else sums of what was read. streaming: stores go past the caches."""
 
 # --- weights
 

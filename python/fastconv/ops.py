@@ -80,11 +80,13 @@ def conv2d(
             one that cannot do the problem raises NotImplementedError with its reason.
         activation: None or "relu".
         residual: array of the output's shape, added before the activation.
-        winograd: whether "auto" may take Winograd. It does for 3x3 kernels with stride 1 or 2, no dilation, one group
-            where the image has enough channels and pixels that this is expected to be faster with prepared weights
-            (a lone call transforms them each time). "winograd_f43" then has a relative L2 error of 1e-6 to 2e-6,
-            "winograd_f23" and the others 0.3e-6 to 1e-6, and an infinity or NaN in the input spreads within its tile.
-            False, or FASTCONV_WINOGRAD=0 in the environment, forbids it to "auto", not to those who name it.
+        winograd: whether "auto" may take algorithms with fewer products and more rounding, where it expects them to be
+            faster with prepared weights (a lone call transforms them each time). Winograd: 3x3 kernels with stride 1 or
+            2, no dilation, one group; an infinity or NaN in the input spreads within its tile. Strassen: 1x1 kernels in
+            NHWC without padding, with one group and even channels and output columns; it spreads to the neighbouring
+            pixel. "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "strassen" 0.3e-6 to 1.3e-6,
+            "winograd_f23" and the others 0.3e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the environment, forbids them
+            to "auto", not to those who name them.
 
     Returns:
         float32 array (n, o, oh, ow) or (n, oh, ow, o), ``oh = floor((h + pads - dilation*(kh-1) - 1) / stride) + 1``.

@@ -19,7 +19,8 @@ struct Machine {
   Isa isa = Isa::scalar;
   int64_t l1d_bytes = 32 << 10;
   int64_t l2_bytes = 512 << 10;
-  int64_t l3_bytes = 8 << 20;  // the one L3 that a core can fill, with its neighbours
+  int64_t l3_bytes = 8 << 20;      // the one L3 that a core can fill, with its neighbours
+  int64_t stream_bytes = 4 << 20;  // an output of more will have left the caches before it is read: it may go past them
 };
 
 Machine current_machine();  // defined in cpu/
@@ -31,15 +32,17 @@ class Barrier;
 struct Blocking {
   int64_t mr = 0, nr = 0;  // register tile: output pixels x output channels
   int64_t mc = 0;          // output pixels (im2col) or output rows (direct) of one cache block
+  int64_t band = 0;        // output rows that planes of a pooling are turned for
   int64_t segs = 1;        // the reduction is walked as segs runs of seg_k products each
   int64_t seg_k = 0;
   bool channels_first = false;  // order of the reduction in packed weights: (c, r, s) instead of (r, s, c)
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
-  int64_t at_once =
-      0;  // register tiles of a block from which on its pixels are copied before any product, not during the first panel
-  bool ahead = false;    // a block's inputs and outputs are fetched while the block before is computed
-  int64_t panels = 0;    // packed weight panels per group
-  int64_t row_unit = 1;  // output rows that are computed together, so that their bits depend on where the first lies
+  // Register tiles of a block from which on its pixels are copied before any product, not during the first panel.
+  int64_t at_once = 0;
+  bool ahead = false;      // a block's inputs and outputs are fetched while the block before is computed
+  bool streaming = false;  // outputs are stored past the caches
+  int64_t panels = 0;      // packed weight panels per group
+  int64_t row_unit = 1;    // output rows that are computed together, so that their bits depend on where the first lies
 };
 
 // Immutable once made. Pointers point at constant descriptors of this library.
@@ -76,6 +79,11 @@ struct Operands {
   const float* residual = nullptr;
   float* dst = nullptr;
   int64_t* indices = nullptr;  // max_pool2d, optional
+  // NCHW, one image: elements from a channel's plane to the next, where planes are bands of rows of larger ones; 0: as many as a plane has.
+  // Only an algorithm that says `planes_apart` is given others. The residual's planes lie as dst's.
+  int64_t src_plane = 0, dst_plane = 0;
+  int64_t src_plane_of(const Problem& p) const { return src_plane ? src_plane : p.ih * p.iw; }
+  int64_t dst_plane_of(const Problem& p) const { return dst_plane ? dst_plane : p.oh * p.ow; }
 };
 
 // An algorithm is a constant of plain data. `run` and `pack` are bodies that every thread of a region executes on its
@@ -95,7 +103,8 @@ struct Algorithm {
   std::vector<std::pair<Isa, const char*>> (*leaves)();
   // "auto" asks those that return true last, though they could do the problem. May be null: never.
   bool (*prefers_not)(const Problem&, const Machine&) = nullptr;
-  bool winograd = false;  // "auto" may be told to leave these out
+  bool winograd = false;  // fewer products, more rounding (Winograd, Strassen): "auto" may be told to leave these out
+  bool planes_apart = false;  // `run` obeys Operands::src_plane and dst_plane
 };
 
 // All algorithms of an op on the CPU, best first (LIST 2). Defined in cpu/.

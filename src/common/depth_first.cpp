@@ -9,8 +9,19 @@ namespace {
 
 constexpr int64_t kAlign = 64;
 
+// Of the output; NCHW: in one plane, of which there are plane_count.
 int64_t row_elements(const Problem& p) {
-  return p.ow * p.oc;
+  return p.layout == Layout::nhwc ? p.ow * p.oc : p.ow;
+}
+
+int64_t plane_count(const Problem& p) {
+  return p.layout == Layout::nhwc ? 1 : p.oc;
+}
+
+// Elements from a plane of a buffer to the next: an odd number of cache lines, so that they spread over the cache sets.
+int64_t plane_stride(int64_t elements) {
+  constexpr int64_t kLine = kAlign / 4;
+  return round_up(elements, kLine) + (round_up(elements, kLine) / kLine % 2 ? 0 : kLine);
 }
 
 // Input rows that output rows `out` read, cut to the image.
@@ -33,13 +44,22 @@ Problem on_rows(const Problem& p, const Range& out) {
 }
 
 // Null where the part would be computed another way than the whole.
-PlanPtr plan_part(const Plan& whole, const Problem& q) {
+PlanPtr plan_part(const Plan& whole, const Problem& q, bool planes_apart = false) {
   if (q.ih < 1 || q.pt < 0 || q.pb < 0) return nullptr;
   PlanPtr plan;
-  try {
-    plan = make_plan(q, {whole.algorithm->kernel});
-  } catch (const Unsupported&) {
-    return nullptr;
+  if (planes_apart) {
+    // What an algorithm leaves to others because of a plane's size it does here: its weights are packed already.
+    auto made = std::make_shared<Plan>();
+    made->problem = q;
+    made->algorithm = whole.algorithm;
+    whole.algorithm->configure(*made, current_machine());
+    plan = std::move(made);
+  } else {
+    try {
+      plan = make_plan(q, {whole.algorithm->kernel});
+    } catch (const Unsupported&) {
+      return nullptr;
+    }
   }
   const bool same = plan->algorithm == whole.algorithm && plan->ukernel == whole.ukernel &&
                     plan->pack_tag == whole.pack_tag && plan->packed_bytes == whole.packed_bytes &&
@@ -49,7 +69,7 @@ PlanPtr plan_part(const Plan& whole, const Problem& q) {
 
 struct Bands {
   std::vector<Band> bands;
-  std::vector<int64_t> capacity;  // elements of each step's buffer
+  std::vector<int64_t> capacity;  // elements of each step's buffer; NCHW: of one plane in it
   int64_t scratch = 0;            // most that a step on a band needs
   bool possible = true;
 };
@@ -82,9 +102,9 @@ Bands cut(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height, 
       step.residual = fresh.begin * row_elements(p);
       want = rows_read(p, fresh);
       // Relative to the buffer's front once that is known, below.
-      step.src = want.begin * p.iw * p.ic;
+      step.src = want.begin * p.iw * (p.layout == Layout::nhwc ? p.ic : 1);
       if (with_plans) {
-        step.plan = plan_part(*steps[k], on_rows(p, fresh));
+        step.plan = plan_part(*steps[k], on_rows(p, fresh), p.layout == Layout::nchw);
         if (!step.plan) result.possible = false;
         if (step.plan) result.scratch = std::max(result.scratch, step.plan->scratch_bytes);
       }
@@ -99,18 +119,18 @@ Bands cut(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height, 
 int64_t busy_bytes(const std::vector<PlanPtr>& steps, const Range& rows, int64_t height) {
   const Bands bands = cut(steps, {rows.begin, std::min(rows.end, rows.begin + 2 * height)}, height, false);
   int64_t total = 0;
-  for (const int64_t elements : bands.capacity) total += elements * 4;
+  for (size_t k = 0; k < steps.size(); ++k) total += 4 * bands.capacity[k] * plane_count(steps[k]->problem);
   const Problem &first = steps.front()->problem, &last = steps.back()->problem;
   const int64_t source_rows = std::min(first.ih, div_up(height * first.ih, last.oh));
-  return total + 4 * (source_rows * first.iw * first.ic + height * row_elements(last) * (last.residual ? 2 : 1));
+  return total + 4 * (source_rows * first.iw * first.ic + height * last.ow * last.oc * (last.residual ? 2 : 1));
 }
 
 bool can_be_banded(const Plan& plan) {
   const Problem& p = plan.problem;
   const int64_t window =
       (p.kh - 1) * p.dh + 1;  // padding below that: each output row reads at least one row that is there
-  return (p.op == Op::conv2d || (p.op == Op::max_pool2d && !p.with_indices)) && p.layout == Layout::nhwc &&
-         p.pt < window && p.pb < window;
+  return (p.op == Op::conv2d || (p.op == Op::max_pool2d && !p.with_indices)) &&
+         (p.layout == Layout::nhwc || plan.algorithm->planes_apart) && p.pt < window && p.pb < window;
 }
 
 }  // namespace
@@ -130,9 +150,13 @@ std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const
     if (between.home != Program::Tensor::Home::arena || !can_be_banded(*a.plan) || !can_be_banded(*b.plan))
       return false;
     const Problem &p = a.plan->problem, &q = b.plan->problem;
-    if (q.n != p.n || q.ih != p.oh || q.iw != p.ow || q.ic != p.oc || p.n < 1) return false;
-    // Worth it where a core's share of an image between the two would not stay in its L2 anyway, beside what it is made from.
-    return between.bytes / p.n / std::max<int64_t>(1, threads / p.n) > l2_bytes / 4;
+    if (q.layout != p.layout || q.n != p.n || q.ih != p.oh || q.iw != p.ow || q.ic != p.oc || p.n < 1) return false;
+    // Its planes would lie another way than those of the buffer that the sum goes to.
+    if (p.layout == Layout::nchw && a.residual >= 0) return false;
+    // Worth it where a core's share of an image between the two would not stay in its L2 anyway, beside what it is made from. NCHW: bands
+    // cut each plane, and vectors of pixels end at each cut, so that more has to be gained.
+    return between.bytes / p.n / std::max<int64_t>(1, threads / p.n) >
+           l2_bytes / 4 * (p.layout == Layout::nchw ? 3 : 1);
   };
   std::vector<Together> chains;
   const int count = static_cast<int>(steps.size());
@@ -147,8 +171,10 @@ std::vector<Together> find_chains(const std::vector<Program::Step>& steps, const
   return chains;
 }
 
-std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t room) {
+std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& steps, int threads, int64_t l2_bytes) {
   const Problem& last = steps.back()->problem;
+  // The rest: weights, and what is on its way. Longer bands where they cut planes.
+  const int64_t room = l2_bytes / 4 * (last.layout == Layout::nchw ? 3 : 2);
   const int64_t unit = steps.back()->blocking.row_unit, units = div_up(last.oh, unit);
   auto schedule = std::make_shared<BandSchedule>();
   schedule->threads.resize(threads);
@@ -176,8 +202,10 @@ std::shared_ptr<const BandSchedule> schedule_bands(const std::vector<PlanPtr>& s
   }
   for (size_t k = 0; k + 1 < steps.size(); ++k) {
     schedule->buffers.push_back(schedule->scratch_bytes);
-    schedule->scratch_bytes +=
-        round_up(capacity[k] * 4, kAlign) + kAlign;  // leaves may read a vector past the last row
+    const Problem& p = steps[k]->problem;
+    schedule->planes.push_back(p.layout == Layout::nhwc ? 0 : plane_stride(capacity[k]));
+    const int64_t elements = p.layout == Layout::nhwc ? capacity[k] : schedule->planes[k] * p.oc;
+    schedule->scratch_bytes += round_up(elements * 4, kAlign) + kAlign;  // leaves may read a vector past the last row
   }
   schedule->step_scratch = schedule->scratch_bytes;
   schedule->scratch_bytes += round_up(step_scratch, kAlign);

@@ -35,10 +35,11 @@ std::string to_string(const Blocking& b) {
   const auto put = [&s](const char* name, int64_t value) {
     if (value) s += (s.empty() ? "" : " ") + std::string(name) + std::to_string(value);
   };
-  put("mr", b.mr), put("nr", b.nr), put("mc", b.mc), put("segs", b.segs), put("seg_k", b.seg_k);
+  put("mr", b.mr), put("nr", b.nr), put("mc", b.mc), put("band", b.band), put("segs", b.segs), put("seg_k", b.seg_k);
   if (b.flat) s += " flat";
   if (b.channels_first) s += " crs";
-  if (b.ahead) s += " ahead";
+  if (b.ahead) s += s.empty() ? "ahead" : " ahead";
+  if (b.streaming) s += s.empty() ? "streaming" : " streaming";
   return s;
 }
 

@@ -11,7 +11,8 @@
 namespace fastconv {
 namespace {
 
-using Key = std::tuple<Problem, Preference, bool, Isa, uint64_t>;  // the last: of the tuned choices
+// The last two: how large an output goes past the caches, which tuned choices were asked.
+using Key = std::tuple<Problem, Preference, bool, Isa, int64_t, uint64_t>;
 
 PlanCache<Key, Plan>& cache() {
   static auto* const instance =
@@ -52,7 +53,7 @@ PlanPtr plan_uncached(const Problem& problem, const Preference& preference, bool
       for (const Algorithm* a : list) {
         if (refused(a, a->refuses(problem, machine))) continue;
         if (a->winograd && !(winograd && winograd_allowed())) {
-          refused(a, "Winograd is not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
+          refused(a, "fewer products with more rounding are not wanted (winograd=False or FASTCONV_WINOGRAD=0)");
         } else if (a->prefers_not && a->prefers_not(problem, machine)) {
           refused(a, "another is expected to be faster here");
           last.push_back(a);
@@ -78,7 +79,9 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference, bool win
   const Machine machine = current_machine();
   const bool tunable =
       problem.op == Op::conv2d && std::find(preference.begin(), preference.end(), "auto") != preference.end();
-  const auto key = [&](uint64_t epoch) { return Key(problem, preference, winograd, machine.isa, epoch); };
+  const auto key = [&](uint64_t epoch) {
+    return Key(problem, preference, winograd, machine.isa, machine.stream_bytes, epoch);
+  };
   if (PlanPtr plan = cache().find(key(tunable ? tuned_epoch() : 0))) return plan;
   static const TunedTable& none = *new TunedTable;
   const std::shared_ptr<const TunedTable> table = tunable ? tuned_table() : nullptr;

@@ -155,8 +155,8 @@ std::shared_ptr<const Program::Schedules> Program::schedules_for(int threads) {
   }
   auto made = std::make_shared<Schedules>();  // outside the lock: two threads may make the same, the first is kept
   for (const Together& c : chains_) {
-    std::shared_ptr<const BandSchedule> schedule = schedule_bands(plans_of(c), threads, band_bytes_);
-    made->push_back(schedule ? schedule : schedule_bands(plans_of(c), 1, band_bytes_));
+    std::shared_ptr<const BandSchedule> schedule = schedule_bands(plans_of(c), threads, l2_bytes_);
+    made->push_back(schedule ? schedule : schedule_bands(plans_of(c), 1, l2_bytes_));
   }
   const CoreLock lock;
   return schedules_.emplace(threads, std::move(made)).first->second;
@@ -187,10 +187,10 @@ void Program::finalize(int64_t l2_bytes, int64_t l3_bytes) {
   }
   if (l2_bytes == 0) l2_bytes = current_machine().l2_bytes;
   if (l3_bytes == 0) l3_bytes = current_machine().l3_bytes;
-  band_bytes_ = l2_bytes / 2;  // the other half: weights, and what is on its way
+  l2_bytes_ = l2_bytes;
   const int threads = useful_threads(cycles_);
   chains_ = find_chains(steps_, tensors_, l2_bytes, threads);
-  std::erase_if(chains_, [&](const Together& c) { return !schedule_bands(plans_of(c), 1, band_bytes_); });
+  std::erase_if(chains_, [&](const Together& c) { return !schedule_bands(plans_of(c), 1, l2_bytes_); });
   for (const std::shared_ptr<const BandSchedule>& s : *schedules_for(threads))
     scratch_bytes_ = std::max(scratch_bytes_, s->scratch_bytes);
   for (const Together& c : chains_)
@@ -264,12 +264,19 @@ void run_bands(const Call& call, const Together& chain, const BandSchedule& sche
         Operands args = call.operands(s);
         const auto buffer = [&](int of) { return reinterpret_cast<float*>(scratch + schedule.buffers[of]); };
         args.src = (k == 0 ? args.src + segment.image * p.ic * p.ih * p.iw : buffer(k - 1)) + b.src;
+        args.src_plane = k == 0 ? p.ih * p.iw : schedule.planes[k - 1];
         if (args.residual) args.residual += segment.image * p.oc * p.oh * p.ow + b.residual;
         if (k + 1 == count) {
           args.dst += segment.image * p.oc * p.oh * p.ow;
+          args.dst_plane = p.oh * p.ow;
         } else {
           args.dst = buffer(k);
-          if (b.kept) std::memmove(args.dst, args.dst + b.kept_at, b.kept * sizeof(float));
+          args.dst_plane = schedule.planes[k];
+          const int64_t planes = b.kept == 0 ? 0 : p.layout == Layout::nhwc ? 1 : p.oc;
+          for (int64_t c = 0; c < planes; ++c) {
+            float* const plane = args.dst + c * args.dst_plane;
+            std::memmove(plane, plane + b.kept_at, b.kept * sizeof(float));
+          }
         }
         args.dst += b.dst;
         b.plan->algorithm->run(*b.plan, args, worker);

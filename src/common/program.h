@@ -92,7 +92,7 @@ class Program {
   std::vector<Together> chains_;
   std::vector<ImageGroup> groups_;
   std::map<int, std::shared_ptr<const Schedules>> schedules_;  // by the number of threads
-  int64_t arena_bytes_ = 0, scratch_bytes_ = 0, band_bytes_ = 0;
+  int64_t arena_bytes_ = 0, scratch_bytes_ = 0, l2_bytes_ = 0;
   double cycles_ = 0;
   std::atomic<bool> finalized_{false};
   std::mutex building_;  // builders and finalize; nothing changes after that

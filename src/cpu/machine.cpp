@@ -123,6 +123,8 @@ std::atomic<int>& cap() {
   return value;
 }
 
+std::atomic<int64_t> stream_bytes{0};
+
 }  // namespace
 
 const char* to_string(Isa isa) {
@@ -142,9 +144,14 @@ void set_max_isa(const std::string& level) {
   cap() = static_cast<int>(level.empty() ? cap_from_environment() : parse_isa(level, "level"));
 }
 
+void set_stream_bytes(int64_t bytes) {
+  stream_bytes = bytes;
+}
+
 Machine current_machine() {
   const MachineInfo& info = machine_info();
-  return {current_isa(), info.l1d_bytes, info.l2_bytes, info.l3_bytes};
+  const int64_t set = stream_bytes.load(std::memory_order_relaxed);
+  return {current_isa(), info.l1d_bytes, info.l2_bytes, info.l3_bytes, set > 0 ? set : info.l3_bytes / 2};
 }
 
 }  // namespace fastconv

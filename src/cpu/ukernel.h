@@ -62,6 +62,9 @@ struct GemmUkernel {
   int32_t isa;  // fastconv::Isa
   int32_t mr, nr;
   void (*panel)(const GemmPanel*);
+  // One pixel (outer == inner == 1, c_col == 1, first && last, no row_bias, nothing to fetch) against several panels, which adjoin in b and
+  // c; n counts the columns in use of all of them. The same bits as panel by panel.
+  void (*pixel)(const GemmPanel*);
 };
 
 // --- data movement ----------------------------------------------------------------------------------------------------
@@ -120,11 +123,57 @@ struct WinogradUkernel {
   } f23, f43, f23_stride2, f43_stride2;
 };
 
+// --- Strassen's products ------------------------------------------------------------------------------------------
+// c = a b with both matrices in quarters: 7 products of quarters, not 8 (Winograd's form). The rows of a are pixels in pairs, even
+// over odd; its columns and the rows of b are the halves of the k products; the columns of b are the halves of the channels.
+// Number and operands of the products, in the order in which they are made:
+//     0  A11 B11                  1  A12 B21                  2  (A21 + A22 - A11) (B22 - B12 + B11)
+//     3  (A11 - A21) (B22 - B12)  4  A22 (B21 - B22 + B12 - B11)
+//     5  (A21 + A22) (B12 - B11)  6  (A12 - A21 - A22 + A11) B22
+enum { kStrassenProducts = 7 };
+
+// a[product][pair][k], k < half, of `pairs` pairs of pixels that lie src_pair apart, even and odd src_odd apart.
+struct StrassenInput {
+  const float* src;  // first pair, first channel; 2 * half channels
+  int64_t src_pair, src_odd, half;
+  float* a;
+  int64_t a_product, a_pair;
+  int64_t pairs;
+};
+
+// One panel: dst[pixel][channel] = act(bias + residual + sum) of all pairs, nr channels of either half.
+struct StrassenPanel {
+  const float* a;
+  int64_t a_product, a_pair, half;
+  const float* b;  // [product][half][nr], zero-padded columns
+  float* dst;      // first pair, first channel of the left half
+  int64_t dst_pair, dst_odd, dst_right;
+  const float* residual;  // strides of dst; or null
+  const float* bias;      // channel of dst; the right half's dst_right further on; or null
+  int64_t pairs;
+  int64_t n;               // columns in use of either half, 1..nr
+  const GemmFetch* fetch;  // one entry a register tile, 7 * half steps long, as far as they go
+  int64_t fetches;
+  int32_t relu;
+};
+
+struct StrassenUkernel {
+  const char* name;
+  int32_t isa;
+  int32_t mr, nr;  // register tile: pairs x channels of either half
+  void (*input)(const StrassenInput*);
+  void (*panel)(const StrassenPanel*);
+  // b[product * b_product + j] of the weights w[k half][channel half] in quarters, j < count, in float64, rounded once.
+  // count is a multiple of 8.
+  void (*weights)(const float* const w[4], float* b, int64_t b_product, int64_t count);
+};
+
 // --- depthwise convolution ----------------------------------------------------------------------------------------
 // One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
 //     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]
 //                        + residual[c, y, x]).
 // src, residual, dst point at the image, w and bias at channel 0. Taps outside the image are skipped or meet a zero.
+// along_row: planes of src lie src_plane elements apart, those of dst and residual dst_plane.
 struct DepthwisePart {
   const float* src;
   const float* w;
@@ -132,6 +181,7 @@ struct DepthwisePart {
   const float* residual;  // or null
   float* dst;
   int64_t ic, ih, iw, oc, oh, ow;
+  int64_t src_plane, dst_plane;
   int64_t kh, kw, sh, sw, dh, dw, pt, pl;
   int64_t multiplier;  // oc == ic * multiplier
   int64_t channel, channels, row, rows;
@@ -186,7 +236,8 @@ struct PoolUkernel {
 struct EltwiseUkernel {
   const char* name;
   int32_t isa;
-  void (*relu)(const float* src, float* dst, int64_t count);  // NaN stays
+  void (*relu)(const float* src, float* dst, int64_t count,
+               int32_t streaming);  // NaN stays. streaming: past the caches
   // dst[i*len + j] = src[i*len + j] * scale[i] + shift[i], i < rows, j < len.
   void (*affine_rows)(const float* src, float* dst, const float* scale, const float* shift, int64_t rows, int64_t len);
   // dst[i*len + j] = src[i*len + j] * scale[j] + shift[j].
@@ -195,12 +246,24 @@ struct EltwiseUkernel {
 };
 
 // --- layout conversion ------------------------------------------------------------------------------------------------
+// dst[j * dst_ld + i] = src[i * src_ld + j], i < rows, j < cols: planes to pixels where rows are channels, pixels to planes where
+// columns are.
+struct LayoutPart {
+  const float* src;
+  float* dst;
+  int64_t src_ld, dst_ld;
+  int64_t rows, cols;
+  float* work;        // LayoutUkernel::kWork floats of private memory
+  int32_t streaming;  // stores go past the caches
+  int32_t ahead;      // src is not in the caches
+};
+
 struct LayoutUkernel {
+  static constexpr int64_t kWork = 16384;
+  static constexpr int64_t kLine = 16, kRun = 256;  // floats of a cache line; rows up to kRun leave several as one run
   const char* name;
   int32_t isa;
-  // planes[c][plane] -> pixels[.][c] and back, for `count` adjacent pixels; pointers at the first of them.
-  void (*to_pixels)(const float* planes, int64_t plane, float* pixels, int64_t c, int64_t count);
-  void (*to_planes)(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count);
+  void (*turn)(const LayoutPart*);
 };
 
 // --- softmax ----------------------------------------------------------------------------------------------------------
@@ -220,7 +283,8 @@ struct PeakUkernel {
   int64_t flops_per_round;
   float (*fma_loop)(int64_t rounds);               // registers only
   float (*read)(const float* src, int64_t count);  // count a multiple of 256
-  void (*copy)(const float* src, float* dst, int64_t count);
+  // Reads and writes so many values, evenly mixed; a copy where both numbers are equal. streaming: past the caches.
+  void (*move)(const float* src, int64_t reads, float* dst, int64_t writes, int32_t streaming);
 };
 
 }  // namespace fastconv

@@ -201,7 +201,7 @@ class Net:
 
     @property
     def winograd(self) -> bool:
-        """Whether "auto" may take Winograd."""
+        """Whether "auto" may take Winograd and Strassen."""
         return self._winograd
 
     @property

@@ -134,7 +134,8 @@ void configure(Plan& plan, const Machine& machine) {
 }
 
 // Copies the input rows of one group that output rows y0.. need, with zeros where they leave the image.
-void fill_band(const Plan& plan, const Band& band, const float* image, int64_t group, int64_t y0, float* out) {
+void fill_band(const Plan& plan, const Band& band, const float* image, int64_t plane, int64_t group, int64_t y0,
+               float* out) {
   const Problem& p = plan.problem;
   const int64_t icg = p.icg(), c0 = group * icg;
   // Band columns whose image column exists.
@@ -148,7 +149,7 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t g
     if (y < 0 || y >= p.ih) {
       std::memset(row, 0, band.row * sizeof(float));
     } else if (p.layout == Layout::nchw) {
-      move.gather_rows(image + (c0 * p.ih + y) * p.iw + x_first, p.ih * p.iw, band.column_step, row, band.width, icg,
+      move.gather_rows(image + c0 * plane + y * p.iw + x_first, plane, band.column_step, row, band.width, icg,
                        band.width, x_begin, x_end);
     } else {
       std::memset(row, 0, x_begin * band.pixel * sizeof(float));
@@ -181,6 +182,13 @@ void run_flat(const Plan& plan, const Operands& args, Worker& worker, GemmPanel 
     if (b.ahead && after > 0) {
       ahead.add_lines(args.src + next * p.ic, after * p.ic);
       ahead.add_lines((p.residual ? args.residual : args.dst) + next * p.oc, after * p.oc);
+    }
+    if (!copied && count == 1 && p.groups == 1 && panels > 0) {
+      g.a = args.src + at * p.ic;
+      set_panel(g, plan, args, mine.panels.begin, at * p.oc);
+      g.n = std::min(panels * b.nr, p.oc - mine.panels.begin * b.nr);
+      gemm_of(plan).pixel(&g);
+      continue;
     }
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t group = u / b.panels, panel = u % b.panels, c0 = group * icg;
@@ -216,7 +224,8 @@ void copy_tiles(const Plan& plan, const float* src, int64_t src_plane, int64_t c
 void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker, GemmPanel g, float* scratch) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const int64_t plane = p.oh * p.ow, src_plane = p.ih * p.iw, total = p.n * plane, icg = p.icg();
+  const int64_t plane = p.oh * p.ow, total = p.n * plane, icg = p.icg();
+  const int64_t src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
   const int64_t width = b.flat ? b.mr : p.ow;  // pixels are shared out in such units
   const Rectangle mine = split_work(plan, div_up(total, width), p.groups * b.panels, worker);
   const int64_t end = std::min(total, mine.pixels.end * width), panels = mine.panels.end - mine.panels.begin;
@@ -236,7 +245,7 @@ void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker,
     const int64_t tiles = register_tiles(g.outer, g.inner, b.mr);
     ahead.clear();
     if (b.ahead && next < end) {
-      if (b.flat && count_at(next) == plane) ahead.add_lines(args.src + place(next), p.ic * plane);
+      if (b.flat && count_at(next) == plane && !args.src_plane) ahead.add_lines(args.src + place(next), p.ic * plane);
       if (!b.flat)
         for (int64_t y = 0; y < count_at(next) / p.ow; ++y)
           ahead.add_rows(args.src + place(next + y * p.ow), p.ic, src_plane, (p.ow - 1) * p.sw + 1);
@@ -252,7 +261,7 @@ void run_tiles_of_planes(const Plan& plan, const Operands& args, Worker& worker,
       fetch_next_panel(fetch, plan, args, mine.panels, u, std::max<int64_t>(1, tiles - div_up(ahead.count(), panels)));
       fetch.add_part(ahead, u - mine.panels.begin, panels);
       fetch.give(g);
-      set_panel(g, plan, args, u, at / plane * p.oc * plane + at % plane);
+      set_panel(g, plan, args, u, at / plane * p.oc * dst_plane + at % plane);
       gemm_of(plan).panel(&g);
     }
     at = next;
@@ -307,7 +316,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
         g.a = src + y * p.sh * band.row + group * p.icg();
       } else if (u == mine.panels.begin || panel == 0) {
         band.rows = (rows - 1) * band.sh + p.dh * (p.kh - 1) + 1;
-        fill_band(plan, band, src, group, y, scratch);
+        fill_band(plan, band, src, args.src_plane_of(p), group, y, scratch);
         g.a = scratch;
       }
       fetch.clear();
@@ -322,7 +331,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_direct = {Op::conv2d,        "direct", "conv_direct",         "cpu", refuses, configure,
-                                      pack_gemm_weights, run,      leaves_of<GemmUkernel>};
+extern const Algorithm conv_direct = {
+    Op::conv2d,        "direct", "conv_direct",          "cpu",   refuses, configure,
+    pack_gemm_weights, run,      leaves_of<GemmUkernel>, nullptr, false,   /*planes_apart=*/true};
 
 }  // namespace fastconv

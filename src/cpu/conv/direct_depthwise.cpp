@@ -76,6 +76,7 @@ DepthwisePart part_of(const Problem& p, const Operands& args) {
   d.bias = p.bias ? args.bias : nullptr;
   d.ic = p.ic, d.ih = p.ih, d.iw = p.iw, d.oc = p.oc, d.oh = p.oh, d.ow = p.ow;
   d.kh = p.kh, d.kw = p.kw, d.sh = p.sh, d.sw = p.sw, d.dh = p.dh, d.dw = p.dw, d.pt = p.pt, d.pl = p.pl;
+  d.src_plane = args.src_plane_of(p), d.dst_plane = args.dst_plane_of(p);
   d.multiplier = p.ocg();
   d.relu = p.activation == Activation::relu;
   return d;
@@ -145,6 +146,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }  // namespace
 
 extern const Algorithm conv_direct_depthwise = {
-    Op::conv2d, "direct", "conv_direct_depthwise", "cpu", refuses, configure, pack, run, leaves_of<DepthwiseUkernel>};
+    Op::conv2d, "direct", "conv_direct_depthwise",     "cpu",   refuses, configure,
+    pack,       run,      leaves_of<DepthwiseUkernel>, nullptr, false,   /*planes_apart=*/true};
 
 }  // namespace fastconv

@@ -67,6 +67,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Blocking& b = plan.blocking;
   // What threads share out: half panels of pixels, so that 784 pixels are 25 and 24 of 49, not 13 and 12 of 25.
   const int64_t plane = p.oh * p.ow, half = b.nr / 2, halves = div_up(plane, half), zero_offset = 0;
+  const int64_t src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
   float* pixels = reinterpret_cast<float*>(worker.scratch);
   const Rectangle mine = split_work(plan, p.n * halves, div_up(p.oc, b.mr), worker);
   const int64_t channel = mine.panels.begin * b.mr, channels = std::min(mine.panels.end * b.mr, p.oc) - channel;
@@ -75,7 +76,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.a_row = weight_row(p), g.a_k = 1;
   g.a_seg = &zero_offset;
   g.segs = 1, g.seg_k = p.ic;
-  g.c_row = plane, g.c_col = 1;
+  g.c_row = dst_plane, g.c_col = 1;
   g.row_bias = p.bias ? args.bias + channel : nullptr;
   g.outer = 1, g.inner = channels;
   g.first = g.last = 1;
@@ -85,26 +86,27 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const auto pixels_at = [&](int64_t unit) {
     return std::min({b.mc, (mine.pixels.end - unit) * half, plane - unit % halves * half});
   };
-  const auto place = [&](int64_t unit, int64_t of) { return unit / halves * of * plane + unit % halves * half; };
+  const auto place = [&](int64_t unit, int64_t image) { return unit / halves * image + unit % halves * half; };
+  const int64_t src_image = p.ic * src_plane, dst_image = p.oc * dst_plane;
   for (int64_t unit = mine.pixels.begin; unit < mine.pixels.end;) {
     const int64_t extent = pixels_at(unit), count = div_up(extent, b.nr), next = unit + div_up(extent, half);
     ahead.clear();
     if (next < mine.pixels.end) {
-      ahead.add_rows(args.src + place(next, p.ic), p.ic, plane, pixels_at(next));
+      ahead.add_rows(args.src + place(next, src_image), p.ic, src_plane, pixels_at(next));
       // A run that is longer than there are channels would go past the image.
       if (channels >= p.ic)
-        ahead.add_rows((p.residual ? args.residual : args.dst) + place(next, p.oc) + channel * plane, channels, plane,
-                       pixels_at(next));
+        ahead.add_rows((p.residual ? args.residual : args.dst) + place(next, dst_image) + channel * dst_plane, channels,
+                       dst_plane, pixels_at(next));
     }
     for (int64_t i = 0; i < count; ++i) {
       fetch.clear();
       fetch.add_part(ahead, i, count, div_up(channels, b.mr));
       fetch.give(g);
-      const int64_t at = place(unit, p.oc) + i * b.nr + channel * plane;
+      const int64_t at = place(unit, dst_image) + i * b.nr + channel * dst_plane;
       g.n = std::min(b.nr, extent - i * b.nr);
       g.b = g.b_copy = pixels;
-      g.b_from = args.src + place(unit, p.ic) + i * b.nr;
-      g.b_from_k = plane;
+      g.b_from = args.src + place(unit, src_image) + i * b.nr;
+      g.b_from_k = src_plane;
       g.c = args.dst + at;
       g.residual = p.residual ? args.residual + at : nullptr;
       gemm_of(plan).panel(&g);
@@ -115,7 +117,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm conv_direct_planes = {Op::conv2d, "direct", "conv_direct_planes",  "cpu", refuses, configure,
-                                             pack,       run,      leaves_of<GemmUkernel>};
+extern const Algorithm conv_direct_planes = {
+    Op::conv2d, "direct", "conv_direct_planes",   "cpu",   refuses, configure,
+    pack,       run,      leaves_of<GemmUkernel>, nullptr, false,   /*planes_apart=*/true};
 
 }  // namespace fastconv

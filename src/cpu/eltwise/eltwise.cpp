@@ -1,6 +1,7 @@
 // ReLU, batch normalisation (dst = src * scale[c] + shift[c]) and layout conversion. Drivers over eltwise_f32_* and
 // layout_f32_*. Workers take contiguous shares: of the elements (ReLU), of planes or pixels (batch normalisation), of
-// strips of pixels.
+// groups of pixels or channels (conversion).
+// Results larger than half of the L3 are stored past the caches.
 #include <algorithm>
 #include <cstring>
 
@@ -11,7 +12,7 @@ namespace {
 
 constexpr int64_t kLine = 1024;   // elements that are dealt out together
 constexpr int64_t kPiece = 4096;  // elements of a large plane that are dealt out together
-constexpr int64_t kPixels = 64;   // pixels that are converted together
+constexpr int64_t kGroup = 64;    // pixels, or channels, that are converted together
 constexpr int64_t kWide = 256;    // fewer channels than this are repeated to rows of about so many
 
 const char* accepts(const Problem&, const Machine&) {
@@ -26,16 +27,26 @@ void configure_leaf(Plan& plan, const Machine& machine) {
   plan.isa = static_cast<Isa>(k->isa);
 }
 
+// An output that will not be in the caches when it is read.
+bool goes_past(const Problem& p, const Machine& machine) {
+  return 4 * p.dst_elements() > machine.stream_bytes;
+}
+
 // Elements begin..end-1 of `total` for this worker, in whole lines.
 Range share_lines(int64_t total, const Worker& worker) {
   const Range lines = share((total + kLine - 1) / kLine, worker.tid, worker.nthr);
   return {std::min(total, lines.begin * kLine), std::min(total, lines.end * kLine)};
 }
 
+void configure_relu(Plan& plan, const Machine& machine) {
+  configure_leaf<EltwiseUkernel>(plan, machine);
+  plan.blocking.streaming = goes_past(plan.problem, machine);
+}
+
 void run_relu(const Plan& plan, const Operands& args, Worker& worker) {
   const auto& leaf = *static_cast<const EltwiseUkernel*>(plan.ukernel);
   const Range mine = share_lines(plan.problem.ow, worker);
-  leaf.relu(args.src + mine.begin, args.dst + mine.begin, mine.end - mine.begin);
+  leaf.relu(args.src + mine.begin, args.dst + mine.begin, mine.end - mine.begin, plan.blocking.streaming);
 }
 
 // --- batch normalisation ----------------------------------------------------------------------------------------------
@@ -94,6 +105,32 @@ void run_batch_norm(const Plan& plan, const Operands& args, Worker& worker) {
 
 // --- layout conversion ------------------------------------------------------------------------------------------------
 
+// Which matrix one image is, and along which axis workers share it: the one with more groups.
+struct Turn {
+  int64_t rows, cols;  // of the source; those of the target are its columns
+  bool by_rows;
+  int64_t groups;
+};
+Turn turn_of(const Problem& p) {
+  const int64_t plane = p.ih * p.iw, channel_groups = (p.ic + kGroup - 1) / kGroup;
+  const int64_t pixel_groups = (plane + kGroup - 1) / kGroup;
+  const bool to_pixels = p.layout == Layout::nchw, by_channels = channel_groups > pixel_groups;
+  return {to_pixels ? p.ic : plane, to_pixels ? plane : p.ic, to_pixels == by_channels,
+          std::max(channel_groups, pixel_groups)};
+}
+
+void configure_convert(Plan& plan, const Machine& machine) {
+  configure_leaf<LayoutUkernel>(plan, machine);
+  plan.scratch_bytes = 4 * LayoutUkernel::kWork;
+  const Problem& p = plan.problem;
+  // Runs that end within lines cost more past the caches than they save.
+  const int64_t run = turn_of(p).rows;
+  const bool copied = p.layout == p.target_layout || p.ic == 1 || p.ih * p.iw == 1,
+             lines = run % LayoutUkernel::kLine == 0;
+  plan.blocking.streaming = goes_past(p, machine) && !copied && (lines || run <= LayoutUkernel::kRun);
+  plan.blocking.ahead = 2 * 4 * plan.problem.dst_elements() > machine.stream_bytes;
+}
+
 void run_convert(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const auto& leaf = *static_cast<const LayoutUkernel*>(plan.ukernel);
@@ -104,37 +141,36 @@ void run_convert(const Plan& plan, const Operands& args, Worker& worker) {
       std::memcpy(args.dst + mine.begin, args.src + mine.begin, (mine.end - mine.begin) * sizeof(float));
     return;
   }
-  const int64_t strips = (plane + kPixels - 1) / kPixels;
-  const Range mine = share(p.n * strips, worker.tid, worker.nthr);
+  const Turn turn = turn_of(p);
+  LayoutPart part{};
+  part.src_ld = turn.cols, part.dst_ld = turn.rows;
+  part.work = reinterpret_cast<float*>(worker.scratch);
+  part.streaming = plan.blocking.streaming;
+  part.ahead = plan.blocking.ahead;
+  const Range mine = share(p.n * turn.groups, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end;) {
-    const int64_t image = unit / strips, first = unit % strips, last = std::min(strips, first + mine.end - unit);
-    const int64_t begin = first * kPixels, count = std::min(plane, last * kPixels) - begin;
-    const int64_t planar = image * image_size + begin, pixelwise = image * image_size + begin * p.ic;
-    if (p.layout == Layout::nchw) {
-      leaf.to_pixels(args.src + planar, plane, args.dst + pixelwise, p.ic, count);
-    } else {
-      leaf.to_planes(args.src + pixelwise, args.dst + planar, plane, p.ic, count);
-    }
+    const int64_t image = unit / turn.groups, first = unit % turn.groups;
+    const int64_t last = std::min(turn.groups, first + mine.end - unit);
+    const int64_t begin = first * kGroup, count = std::min(turn.by_rows ? turn.rows : turn.cols, last * kGroup) - begin;
+    const int64_t row = turn.by_rows ? begin : 0, col = turn.by_rows ? 0 : begin;
+    part.rows = turn.by_rows ? count : turn.rows;
+    part.cols = turn.by_rows ? turn.cols : count;
+    part.src = args.src + image * image_size + row * turn.cols + col;
+    part.dst = args.dst + image * image_size + col * turn.rows + row;
+    leaf.turn(&part);
     unit += last - first;
   }
 }
 
 }  // namespace
 
-extern const Algorithm relu_direct = {Op::relu, "direct", "relu_direct",
-                                      "cpu",    accepts,  configure_leaf<EltwiseUkernel>,
-                                      nullptr,  run_relu, leaves_of<EltwiseUkernel>};
+extern const Algorithm relu_direct = {
+    Op::relu, "direct", "relu_direct", "cpu", accepts, configure_relu, nullptr, run_relu, leaves_of<EltwiseUkernel>};
 extern const Algorithm batch_norm_direct = {Op::batch_norm, "direct",       "batch_norm_direct",
                                             "cpu",          accepts,        configure_batch_norm,
                                             nullptr,        run_batch_norm, leaves_of<EltwiseUkernel>};
-extern const Algorithm convert_layout_direct = {Op::convert_layout,
-                                                "direct",
-                                                "convert_layout_direct",
-                                                "cpu",
-                                                accepts,
-                                                configure_leaf<LayoutUkernel>,
-                                                nullptr,
-                                                run_convert,
-                                                leaves_of<LayoutUkernel>};
+extern const Algorithm convert_layout_direct = {
+    Op::convert_layout,      "direct", "convert_layout_direct", "cpu", accepts, configure_convert, nullptr, run_convert,
+    leaves_of<LayoutUkernel>};
 
 }  // namespace fastconv

@@ -1,6 +1,10 @@
 // Planes to pixels (NCHW -> NHWC) and back, written once over simd/: see LayoutUkernel in ukernel.h.
-// Both are the transpose of a matrix, in blocks of kLanes x kLanes. Rests go through a block on the stack, with masked
-// loads and stores. Three channels, the pictures, have shuffles of their own.
+// Both are the transpose of a matrix, in blocks of kLanes x kLanes. Which rows and columns follow each other is chosen so
+// that lines of the target are written whole and in runs. Rows a multiple of 4 KiB apart share one set of the L1, which
+// holds fewer lines than a block has rows: of these four are walked at a time.
+// Past the caches whole lines go, so where lines of the target lie across its rows, tiles are turned into private memory
+// and leave from there, the one before while the next is turned: reads and writes of memory have to overlap.
+// Three and four channels, the pictures, have shuffles of their own.
 #pragma once
 
 #include "cpu/ukernel.h"
@@ -11,57 +15,302 @@ namespace {
 using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
-constexpr int64_t kStrip = 4 * kL;  // pixels whose planes are read, or written, in one go
+constexpr int64_t kLine = 16;    // floats of a cache line
+constexpr int64_t kPage = 1024;  // rows a multiple of so many floats apart share sets of the L1, but for a line
+constexpr int64_t kNarrow = 64;  // up to so many rows or columns are walked at once
+constexpr int64_t kChunk = 256;  // how far four rows are walked
+constexpr int64_t kTile = 4096;  // floats of a tile, about
 
 inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
+inline int64_t larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+// Floats to the next line.
+inline int64_t to_line(const float* p) {
+  return -(reinterpret_cast<intptr_t>(p) / 4) & (kLine - 1);
+}
+
+// count floats from private memory to the target.
+template <bool kStream>
+inline void leave(const float* src, float* dst, int64_t count) {
+  int64_t j = 0;
+  if constexpr (kStream) {
+    const int64_t head = smaller(to_line(dst), count);
+    for (; j < head; j += kL) {
+      const Mask m = simd::first(head - j);
+      simd::store(dst + j, simd::load(src + j, m), m);
+    }
+    j = head;
+  }
+  for (; j + 4 * kL <= count; j += 4 * kL)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const F v = simd::load(src + j + k * kL);
+      kStream ? simd::stream(dst + j + k * kL, v) : simd::store(dst + j + k * kL, v);
+    }
+  for (; j < count; j += kL) {
+    const Mask m = simd::first(count - j);
+    simd::store(dst + j, simd::load(src + j, m), m);
+  }
+}
 
 // dst[j * dst_ld + i] = src[i * src_ld + j], i < rows, j < cols; rows and cols at most kL.
-inline void transpose_part(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols) {
-  F block[kL];
-  if (rows == kL && cols == kL) {
-    simd::transpose_block(src, src_ld, block);
-#pragma GCC unroll 16
-    for (int t = 0; t < kL; ++t) simd::store(dst + t * dst_ld, block[t]);
-    return;
-  }
-  float copy[kL * kL];
+inline void turn_part(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols) {
   const Mask read = simd::first(cols), write = simd::first(rows);
-  for (int64_t i = 0; i < rows; ++i) simd::store(copy + i * kL, simd::load(src + i * src_ld, read));
-  for (int64_t i = rows; i < kL; ++i) simd::store(copy + i * kL, simd::zero());
-  simd::transpose_block(copy, kL, block);
-  for (int64_t t = 0; t < cols; ++t) simd::store(dst + t * dst_ld, block[t], write);
+  F r[kL], block[kL];
+#pragma GCC unroll 16
+  for (int i = 0; i < kL; ++i) r[i] = i < rows ? simd::load(src + i * src_ld, read) : simd::zero();
+  simd::transpose(r, block);
+#pragma GCC unroll 16
+  for (int t = 0; t < kL; ++t)
+    if (t < cols) simd::store(dst + t * dst_ld, block[t], write);
 }
 
-void to_pixels(const float* planes, int64_t plane, float* pixels, int64_t c, int64_t count) {
-  int64_t p = 0;
-  if (c == 3)
-    for (; p + kL <= count; p += kL)
-      simd::store_pixels3(pixels + 3 * p, simd::load(planes + p), simd::load(planes + plane + p),
-                          simd::load(planes + 2 * plane + p));
-  for (; p < count; p += kStrip) {
-    const int64_t end = smaller(count, p + kStrip);
-    for (int64_t k = 0; k < c; k += kL)
-      for (int64_t q = p; q < end; q += kL)
-        transpose_part(planes + k * plane + q, plane, pixels + q * c + k, c, smaller(kL, c - k), smaller(kL, end - q));
-  }
-}
-
-void to_planes(const float* pixels, float* planes, int64_t plane, int64_t c, int64_t count) {
-  int64_t p = 0;
-  if (c == 3)
-    for (; p + kL <= count; p += kL) {
-      F channel[3];
-      simd::load_pixels3(pixels + 3 * p, channel);
-      for (int k = 0; k < 3; ++k) simd::store(planes + k * plane + p, channel[k]);
+// Three or four rows to pixels, which lie one behind the other.
+template <int kRows>
+inline void few_rows(const float* src, int64_t src_ld, float* dst, int64_t cols) {
+  int64_t j = 0;
+  for (; j + kL <= cols; j += kL) {
+    const float* at = src + j;
+    if constexpr (kRows == 3) {
+      simd::store_pixels3(dst + 3 * j, simd::load(at), simd::load(at + src_ld), simd::load(at + 2 * src_ld));
+    } else {
+      simd::store_pixels4(dst + 4 * j, simd::load(at), simd::load(at + src_ld), simd::load(at + 2 * src_ld),
+                          simd::load(at + 3 * src_ld));
     }
-  for (; p < count; p += kStrip) {
-    const int64_t end = smaller(count, p + kStrip);
-    for (int64_t k = 0; k < c; k += kL)
-      for (int64_t q = p; q < end; q += kL)
-        transpose_part(pixels + q * c + k, c, planes + k * plane + q, plane, smaller(kL, end - q), smaller(kL, c - k));
   }
+  for (; j < cols; ++j)
+    for (int i = 0; i < kRows; ++i) dst[kRows * j + i] = src[i * src_ld + j];
+}
+
+// Pixels of three or four channels, one behind the other, to planes.
+template <int kCols>
+inline void few_cols(const float* src, float* dst, int64_t dst_ld, int64_t rows) {
+  int64_t i = 0;
+  for (; i + kL <= rows; i += kL) {
+    F channel[kCols];
+    if constexpr (kCols == 3) {
+      simd::load_pixels3(src + 3 * i, channel);
+    } else {
+      simd::load_pixels4(src + 4 * i, channel);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) simd::store(dst + j * dst_ld + i, channel[j]);
+  }
+  for (; i < rows; ++i)
+    for (int j = 0; j < kCols; ++j) dst[j * dst_ld + i] = src[kCols * i + j];
+}
+
+inline void turn_block(const float* src, int64_t src_ld, float* dst, int64_t dst_ld) {
+  F block[kL];
+  simd::transpose_block(src, src_ld, block);
+#pragma GCC unroll 16
+  for (int t = 0; t < kL; ++t) simd::store(dst + t * dst_ld, block[t]);
+}
+
+// Three or four rows or columns that lie one behind the other.
+inline bool is_few(int64_t rows, int64_t cols, int64_t src_ld, int64_t dst_ld) {
+  return (rows == dst_ld && (rows == 3 || rows == 4)) || (cols == src_ld && (cols == 3 || cols == 4));
+}
+inline void turn_few(const float* src, int64_t src_ld, float* dst, int64_t dst_ld, int64_t rows, int64_t cols) {
+  if (rows == dst_ld && rows == 3) return few_rows<3>(src, src_ld, dst, cols);
+  if (rows == dst_ld && rows == 4) return few_rows<4>(src, src_ld, dst, cols);
+  cols == 3 ? few_cols<3>(src, dst, dst_ld, rows) : few_cols<4>(src, dst, dst_ld, rows);
+}
+
+// --- straight to the target -------------------------------------------------------------------------------------------
+
+template <bool kStream>
+inline void put(float* dst, F v) {
+  kStream ? simd::stream(dst, v) : simd::store(dst, v);
+}
+
+// Fetches what a block at src reads: lines that begin with its rows, and where rows do not begin with a line, the ones they end in.
+inline void fetch(const float* src, int64_t ld, int64_t rows) {
+  for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(src + t * ld);
+  if (ld % kLine != 0 || to_line(src) != 0)
+    for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(src + t * ld + kLine - 1);
+}
+
+// Blocks overlap at the ends: rows, cols >= kL. In strips of so many columns, each from its first row to its last. kAhead: from
+// memory, where the processor does not foresee so many rows; `ahead` blocks further down the strip, or in the next one.
+template <bool kStream, bool kAhead>
+void turn_blocks(const LayoutPart& p, int64_t strip, int64_t ahead) {
+  for (int64_t c0 = 0; c0 < p.cols; c0 += strip) {
+    const int64_t c1 = smaller(p.cols, c0 + strip);
+    for (int64_t i = 0; i < p.rows; i += kL) {
+      const int64_t ii = smaller(i, p.rows - kL);
+      int64_t then = ii + ahead * kLine;
+      const bool next = then >= p.rows;
+      if (next) then = smaller(then - p.rows, p.rows - kL);
+      for (int64_t j = c0; j < c1; j += kL) {
+        const int64_t jj = smaller(j, p.cols - kL);
+        if (kAhead && j % kLine == 0) fetch(p.src + then * p.src_ld + jj + (next ? strip : 0), p.src_ld, kL);
+        F block[kL];
+        simd::transpose_block(p.src + ii * p.src_ld + jj, p.src_ld, block);
+        float* dst = p.dst + jj * p.dst_ld + ii;
+#pragma GCC unroll 16
+        for (int t = 0; t < kL; ++t) put<kStream>(dst + t * p.dst_ld, block[t]);
+      }
+    }
+  }
+}
+
+// Four rows of the target at a time, along a chunk of it whose lines of the source stay in the L1. rows >= kL, cols >= 4.
+template <bool kStream, bool kAhead>
+void turn_to_four(const LayoutPart& p) {
+  for (int64_t r0 = 0; r0 < p.rows; r0 += kChunk)
+    for (int64_t j = 0; j < p.cols; j += 4) {
+      const int64_t jj = smaller(j, p.cols - 4), r1 = smaller(p.rows, r0 + kChunk);
+      for (int64_t i = r0; i < r1; i += kL) {
+        const int64_t ii = smaller(i, p.rows - kL);
+        const float* src = p.src + ii * p.src_ld + jj;
+        if (kAhead) fetch(src + j % kLine / 4 * (kL / 4) * p.src_ld + kLine - j % kLine, p.src_ld, kL / 4);
+        F row[4];
+        simd::load_quads(src, p.src_ld, row);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t) put<kStream>(p.dst + (jj + t) * p.dst_ld + ii, row[t]);
+      }
+    }
+}
+
+// Four rows of the source at a time, along a chunk of it whose lines of the target stay in the L1. rows >= 4, cols >= kL.
+template <bool kAhead>
+void turn_from_four(const LayoutPart& p) {
+  for (int64_t c0 = 0; c0 < p.cols; c0 += kChunk)
+    for (int64_t i = 0; i < p.rows; i += 4) {
+      const int64_t ii = smaller(i, p.rows - 4), c1 = smaller(p.cols, c0 + kChunk);
+      for (int64_t j = c0; j < c1; j += kL) {
+        const int64_t jj = smaller(j, p.cols - kL);
+        const float* src = p.src + ii * p.src_ld + jj;
+        if (kAhead && j % kLine == 0) fetch(src + 4 * p.src_ld, p.src_ld, 4);
+        const F row[4] = {simd::load(src), simd::load(src + p.src_ld), simd::load(src + 2 * p.src_ld),
+                          simd::load(src + 3 * p.src_ld)};
+        simd::store_quads(p.dst + jj * p.dst_ld + ii, p.dst_ld, row);
+      }
+    }
+}
+
+void turn_small(const LayoutPart& p) {
+  for (int64_t i = 0; i < p.rows; i += kL)
+    for (int64_t j = 0; j < p.cols; j += kL)
+      turn_part(p.src + i * p.src_ld + j, p.src_ld, p.dst + j * p.dst_ld + i, p.dst_ld, smaller(kL, p.rows - i),
+                smaller(kL, p.cols - j));
+}
+
+// --- by private memory, past the caches -------------------------------------------------------------------------------
+
+// A turned tile on its way out: `pieces` runs, or one that is cut anywhere.
+struct Leaving {
+  const float* src = nullptr;
+  float* dst = nullptr;
+  int64_t src_step = 0, dst_step = 0, length = 0, pieces = 0;
+  bool one_run = false;
+
+  // About as much as a block turned.
+  void some() {
+    if (one_run) {
+      const int64_t n = smaller(length, kL * kL + to_line(dst));
+      leave<true>(src, dst, n);
+      src += n, dst += n, length -= n;
+      return;
+    }
+    for (int64_t sent = 0; sent < kL * kL && pieces > 0; sent += length, --pieces, src += src_step, dst += dst_step)
+      leave<true>(src, dst, length);
+  }
+  void rest() {
+    while (one_run ? length > 0 : pieces > 0) some();
+  }
+};
+
+// One tile into private memory. `next`: the same place of the next tile, whose lines are fetched.
+inline void turn_tile(const float* src, int64_t src_ld, float* work, int64_t pitch, int64_t rows, int64_t cols,
+                      const float* next, Leaving& before) {
+  if (is_few(rows, cols, src_ld, pitch)) return turn_few(src, src_ld, work, pitch, rows, cols);
+  for (int64_t i = 0; i < rows; i += kL) {
+    const int64_t ii = rows < kL ? 0 : smaller(i, rows - kL);
+    for (int64_t j = 0; j < cols; j += kL) {
+      const int64_t jj = cols < kL ? 0 : smaller(j, cols - kL);
+      const float* from = src + ii * src_ld + jj;
+      float* to = work + jj * pitch + ii;
+      if (rows < kL || cols < kL) {
+        turn_part(from, src_ld, to, pitch, smaller(kL, rows), smaller(kL, cols));
+      } else {
+        if (j % kLine == 0)
+#pragma GCC unroll 16
+          for (int t = 0; t < kL; ++t) __builtin_prefetch(next + (ii + t) * src_ld + jj);
+        turn_block(from, src_ld, to, pitch);
+      }
+      before.some();
+    }
+  }
+}
+
+// Where the tile that begins at `begin` ends: `side` further on, the first one where a line ends (`shift` floats before its
+// beginning), and never so that less than a line remains.
+inline int64_t tile_end(int64_t begin, int64_t size, int64_t side, int64_t shift) {
+  const int64_t end = begin + side - (begin == 0 && shift > 0 ? kLine - shift : 0);
+  return size - end < kLine ? size : end;
+}
+
+void turn_tiles(const LayoutPart& p) {
+  // Rows of the target that a tile holds whole leave as one run.
+  const bool whole = p.rows == p.dst_ld && p.rows <= LayoutUkernel::kRun;
+  const int64_t few = larger(smaller(p.cols, kNarrow), 4);
+  const int64_t rows_side = whole ? p.rows : kTile / few / kLine * kLine;
+  const int64_t rows_most = whole ? p.rows : smaller(p.rows, rows_side + kLine);
+  const int64_t pitch = whole ? p.rows : (rows_most + kLine - 1) / kLine * kLine;
+  const int64_t tall = larger(smaller(p.rows, rows_side), whole ? 4 : kLine);
+  const int64_t cols_side = larger(kTile / tall / kLine, 1) * kLine;
+  const int64_t rows_shift = whole || p.dst_ld % kLine ? 0 : to_line(p.dst);
+  const int64_t cols_shift = p.src_ld % kLine ? 0 : to_line(p.src);
+  float* work = p.work;
+  Leaving before;
+  for (int64_t c0 = 0; c0 < p.cols;) {
+    const int64_t c1 = tile_end(c0, p.cols, cols_side, cols_shift), cols = c1 - c0;
+    for (int64_t r0 = 0; r0 < p.rows;) {
+      const int64_t r1 = whole ? p.rows : tile_end(r0, p.rows, rows_side, rows_shift), rows = r1 - r0;
+      const float* src = p.src + r0 * p.src_ld + c0;
+      const float* next = r1 < p.rows ? p.src + r1 * p.src_ld + c0 : c1 < p.cols ? p.src + c1 : src;
+      turn_tile(src, p.src_ld, work, pitch, rows, cols, next, before);
+      before.rest();
+      float* dst = p.dst + c0 * p.dst_ld + r0;
+      before = {work, dst, pitch, p.dst_ld, whole ? rows * cols : rows, whole ? 0 : cols, whole};
+      work = work == p.work ? p.work + LayoutUkernel::kWork / 2 : p.work;
+      r0 = r1;
+    }
+    c0 = c1;
+  }
+  before.rest();
+}
+
+// Stores to such rows evict each other a little further on too; of loads nothing was gained there.
+inline bool pages_apart(int64_t ld) {
+  return ld >= kPage - kLine && (ld + kLine) % kPage <= 2 * kLine;
+}
+
+template <bool kStream, bool kAhead>
+void turn_straight(const LayoutPart& p) {
+  if (pages_apart(p.dst_ld) && p.cols >= 4) return turn_to_four<kStream, kAhead>(p);
+  if constexpr (!kStream)
+    if (p.src_ld % kPage == 0 && p.rows >= 4) return turn_from_four<kAhead>(p);
+  const bool narrow = smaller(p.rows, p.cols) <= kNarrow;
+  turn_blocks<kStream, kAhead>(p, narrow ? kChunk : kLine, narrow ? 1 : 4);
+}
+
+void turn(const LayoutPart* part) {
+  const LayoutPart& p = *part;
+  const bool small = p.rows < kL || p.cols < kL;
+  if (p.streaming) {
+    const bool lines = p.dst_ld % kLine == 0 && p.rows % kL == 0 && to_line(p.dst) == 0;
+    lines && !small ? turn_straight<true, true>(p) : turn_tiles(p);
+    return simd::stream_end();
+  }
+  if (is_few(p.rows, p.cols, p.src_ld, p.dst_ld)) return turn_few(p.src, p.src_ld, p.dst, p.dst_ld, p.rows, p.cols);
+  if (small) return turn_small(p);
+  p.ahead ? turn_straight<false, true>(p) : turn_straight<false, false>(p);
 }
 
 }  // namespace

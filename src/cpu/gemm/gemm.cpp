@@ -90,7 +90,7 @@ void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t uni
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const bool nhwc = p.layout == Layout::nhwc;
-  const int64_t plane = p.oh * p.ow, panel_size = reduction(p) * b.nr;
+  const int64_t plane = args.dst_plane_of(p), panel_size = reduction(p) * b.nr;
   const int64_t group = unit / b.panels, first = unit % b.panels * b.nr, channel = group * p.ocg() + first;
   g.b = static_cast<const float*>(args.packed) + unit * panel_size;
   const int64_t at = pixel + channel * (nhwc ? 1 : plane);

@@ -80,7 +80,10 @@ class FetchList {
     }
   }
   int64_t count() const { return count_; }
-  void give(GemmPanel& g) const { g.fetch = runs_, g.fetches = count_; }
+  template <class Panel>
+  void give(Panel& p) const {
+    p.fetch = runs_, p.fetches = count_;
+  }
 
  private:
   static constexpr int64_t kLine = 16, kMax = 256;
@@ -96,9 +99,10 @@ class FetchList {
 // the results go. `pixel`: offset in dst of the first pixel, first channel.
 void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t unit, int64_t pixel);
 
-// Packed weights past this will not all lie in the L2 when their turn comes: the next ones are fetched meanwhile.
+// Packed weights past this will not all lie in the L2 when their turn comes, behind those of the layers before: the next ones are fetched
+// meanwhile.
 inline bool worth_fetching(const Plan& plan) {
-  constexpr int64_t kBytes = 1 << 19;
+  constexpr int64_t kBytes = 1 << 15;
   return plan.packed_bytes > kBytes;
 }
 

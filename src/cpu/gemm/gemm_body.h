@@ -30,6 +30,30 @@ struct Gemm {
   // What a tile multiplies: all there; rows of b to copy on the way; pixels to copy on the way, adjacent or every other one.
   enum Operand { kThere, kRowsOfB, kPixels, kEvenPixels };
 
+  // acc += a * b over k steps: pixels at a0 and a1 (the two halves), `row` apart, `step` from step to step.
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float* a0, const float* a1,
+                                                             int64_t row, int64_t step, const float* b, int64_t k,
+                                                             const float*& fetch, int64_t fetch_step) {
+    constexpr int kHalf = (MR + 1) / 2;
+    for (; k > 0; --k) {
+      __builtin_prefetch(fetch, 0, 2);
+      fetch += fetch_step;
+      F w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+      }
+      a0 += step;
+      a1 += step;
+      b += kNr;
+    }
+  }
+
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   // V: vectors of channels in use. A last panel of few channels takes one.
   template <int MR, int V, Operand kFrom>
@@ -93,29 +117,28 @@ struct Gemm {
         const float* a0 = g.a + at.a0 + g.a_seg[s];
         const float* a1 = g.a + at.a1 + g.a_seg[s];
         const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
-        for (int64_t k = g.seg_k; k > 0; --k) {
-          __builtin_prefetch(fetch, 0, 2);
-          fetch += fetch_step;
-          F w[V];
+        if constexpr (kFrom == kThere) {
+          multiply<MR, V>(acc, a0, a1, row, step, b, g.seg_k, fetch, fetch_step);
+        } else {
+          for (int64_t k = g.seg_k; k > 0; --k) {
+            __builtin_prefetch(fetch, 0, 2);
+            fetch += fetch_step;
+            F w[V];
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) {
-            if constexpr (kFrom == kRowsOfB) {
+            for (int v = 0; v < V; ++v) {
               w[v] = simd::load(from + v * simd::kLanes, used[v]);
               simd::store(copy + v * simd::kLanes, w[v]);
-            } else {
-              w[v] = simd::load(b + v * simd::kLanes);
             }
-          }
-          if constexpr (kFrom == kRowsOfB) from += g.b_from_k, copy += kNr;
+            from += g.b_from_k, copy += kNr;
 #pragma GCC unroll 16
-          for (int i = 0; i < MR; ++i) {
-            const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+            for (int i = 0; i < MR; ++i) {
+              const F x = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+              for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+            }
+            a0 += step;
+            a1 += step;
           }
-          a0 += step;
-          a1 += step;
-          b += kNr;
         }
       }
     }
@@ -167,6 +190,57 @@ struct Gemm {
         x = simd::even(x, reach > kL ? simd::load(from + j * kStep + kL, simd::first(reach - kL)) : simd::zero());
       simd::store(to + j, x, simd::first(count));
     }
+  }
+
+  // A last panel that fills at most half of its second vector: two pixels share that one, a half each, three products for four. Whole
+  // reductions without row_bias only.
+  template <int MR>
+  static void paired_tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
+    constexpr int kHalf = (MR + 1) / 2, kPairs = (MR + 1) / 2;
+    const simd::Mask high = simd::range(simd::kLanes / 2, simd::kLanes);
+    F acc[MR], pair[kPairs];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) acc[i] = simd::zero();
+#pragma GCC unroll 16
+    for (int j = 0; j < kPairs; ++j) pair[j] = simd::zero();
+    const int64_t row = g.a_row, step = g.a_k;
+    for (int64_t s = 0; s < g.segs; ++s) {
+      const float* a0 = g.a + at.a0 + g.a_seg[s];
+      const float* a1 = g.a + at.a1 + g.a_seg[s];
+      const float* b = g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr);
+      for (int64_t k = g.seg_k; k > 0; --k) {
+        __builtin_prefetch(fetch, 0, 2);
+        fetch += fetch_step;
+        const F w = simd::load(b), halves = simd::load_half_twice(b + simd::kLanes);
+        F x[2];
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+          x[i % 2] = simd::set1(i < kHalf ? a0[i * row] : a1[(i - kHalf) * row]);
+          acc[i] = simd::fma(x[i % 2], w, acc[i]);
+          if (i % 2) pair[i / 2] = simd::fma(simd::select(high, x[1], x[0]), halves, pair[i / 2]);
+        }
+        if (MR % 2) pair[kPairs - 1] = simd::fma(x[0], halves, pair[kPairs - 1]);
+        a0 += step;
+        a1 += step;
+        b += kNr;
+      }
+    }
+    alignas(64) float buffer[kBlocks * simd::kLanes][kNr];
+    const simd::Mask half = simd::first(simd::kLanes / 2);
+#pragma GCC unroll 16
+    for (int j = 0; j < kPairs; ++j)
+      simd::store_pair(&buffer[2 * j][simd::kLanes], &buffer[2 * j + 1][simd::kLanes], pair[j], half);
+    if (g.c_col == 1) {
+      F both[MR][2];
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) both[i][0] = acc[i], both[i][1] = simd::load(&buffer[i][simd::kLanes], half);
+      store_rows<MR, 2, true>(g, at, both, g.residual, false);
+      return;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlocks * simd::kLanes; ++i)
+      simd::store(&buffer[i][0], i < MR ? acc[i < MR ? i : 0] : simd::zero());
+    store_transposed(g, at.c0, &buffer[0][0], MR);
   }
 
   // c in rows of channels. What is the same for all rows is read once here: for all the compiler knows, a vector that is stored may
@@ -243,11 +317,59 @@ struct Gemm {
     }
   }
 
+  // One pixel against P panels at once: the sums of a single one would wait for each other, and one stream of weights for memory.
+  template <int P>
+  static void pixel_tile(const GemmPanel& g, int64_t column) {
+    constexpr int64_t kAhead = 16;  // steps of the reduction that weights are asked for ahead
+    const int64_t size = g.segs * g.seg_k * kNr;
+    const float* b = g.b + column / kNr * size;
+    F acc[P][kNv];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kNv; ++v) acc[p][v] = simd::zero();
+    for (int64_t s = 0; s < g.segs; ++s) {
+      const float* a = g.a + g.a_seg[s];
+      for (int64_t k = 0; k < g.seg_k; ++k, b += kNr, a += g.a_k) {
+        const F x = simd::set1(*a);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kNv; ++v) {
+            const float* w = b + p * size + v * simd::kLanes;
+            __builtin_prefetch(w + kAhead * kNr, 0, 3);
+            acc[p][v] = simd::fma(x, simd::load(w), acc[p][v]);
+          }
+        }
+      }
+    }
+    const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());  // as in store_rows
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kNv; ++v) {
+        const int64_t at = column + p * kNr + v * simd::kLanes, left = g.n - at;
+        const simd::Mask mask = simd::first(left > 0 ? left : 0);
+        F y = simd::add(acc[p][v], g.bias ? simd::load(g.bias + at, mask) : simd::zero());
+        if (g.residual) y = simd::add(y, simd::load(g.residual + at, mask));
+        simd::store(g.c + at, simd::max(least, y), mask);
+      }
+    }
+  }
+
+  static void pixel(const GemmPanel* g) {
+    int64_t column = 0;
+    for (; column + 3 * kNr < g->n; column += 4 * kNr) pixel_tile<4>(*g, column);
+    for (; column < g->n; column += kNr) pixel_tile<1>(*g, column);
+  }
+
   using TileFn = void (*)(const GemmPanel&, const Place&, const float*, int64_t);
 
   template <int... I>
   struct Table {
-    static constexpr TileFn fn[2][kMr] = {{&tile<I + 1, 1, kThere>...}, {&tile<I + 1, kNv, kThere>...}};
+    static constexpr TileFn fn[3][kMr] = {{&tile<I + 1, 1, kThere>...},
+                                          {&tile<I + 1, kNv, kThere>...},
+                                          {(kNv == 2 ? &paired_tile<I + 1> : &tile<I + 1, kNv, kThere>)...}};
     static constexpr TileFn rows_of_b[kMr] = {&tile<I + 1, kNv, kRowsOfB>...};
     static constexpr TileFn pixels[2][kMr] = {{&tile<I + 1, kNv, kPixels>...}, {&tile<I + 1, kNv, kEvenPixels>...}};
   };
@@ -263,7 +385,8 @@ struct Gemm {
   static void panel(const GemmPanel* gp) {
     const GemmPanel& g = *gp;
     using Tiles = typename Count<kMr>::type;
-    const TileFn* const fn = g.a_from ? Tiles::pixels[g.a_from_row == 2] : Tiles::fn[g.n > simd::kLanes];
+    const bool paired = g.n > simd::kLanes && 2 * g.n <= 3 * simd::kLanes && g.first && g.last && !g.row_bias;
+    const TileFn* const fn = g.a_from ? Tiles::pixels[g.a_from_row == 2] : Tiles::fn[paired ? 2 : g.n > simd::kLanes];
     int64_t done = 0, o = 0;
     // The first pixel of the tile's halves is pixel i0 of row o0, and pixel i1 of row o1.
     const auto run = [&](int64_t m, int64_t o0, int64_t i0, int64_t o1, int64_t i1) {

@@ -3,7 +3,8 @@
 // Registers: 14 x 2 accumulators + 2 weight vectors + 1-2 broadcasts = 32. Per step 28 FMA (14 cycles on two ports) against
 // 16 loads.
 // Preconditions: seg_k >= 1, 1 <= n <= 32, b zero-padded to 32 columns.
-// Tails: heights 1..14 are templates; channels past n are computed on the zero padding and masked in the stores.
+// Tails: heights 1..14 are templates; channels past n are computed on the zero padding and masked in the stores. 1 to 16 channels take
+// one vector a pixel, 17 to 24 (MobileNet-v2) three for two pixels.
 // Numerics: one sequential sum over K per output.
 // Measured (2-core Granite-Rapids-class Xeon, one thread, 2026-11-20): the bare loop 90 to 96 % of the FMA peak at
 // K = 128..1024 with its operands in the L2; inside a 3x3 128 -> 64 convolution at 28x28 84 to 87 % (180 GFLOP/s).
@@ -16,5 +17,6 @@
 #include "cpu/gemm/gemm_body.h"
 
 namespace fastconv {
-extern const GemmUkernel gemm_f32_14x32_avx512 = {"gemm_f32_14x32_avx512", kIsaAvx512, 14, 32, &Gemm<14, 2>::panel};
+extern const GemmUkernel gemm_f32_14x32_avx512 = {"gemm_f32_14x32_avx512", kIsaAvx512,         14, 32,
+                                                  &Gemm<14, 2>::panel,     &Gemm<14, 2>::pixel};
 }  // namespace fastconv

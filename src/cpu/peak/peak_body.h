@@ -31,10 +31,42 @@ float read(const float* src, int64_t count) {
   return simd::sum(simd::add(simd::add(acc[0], acc[1]), simd::add(acc[2], acc[3])));
 }
 
-void copy(const float* src, float* dst, int64_t count) {
-  for (int64_t i = 0; i < count; i += 4 * simd::kLanes)
+constexpr int kL = simd::kLanes;
+constexpr int64_t kStep = 4 * kL;
+
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+// Each step of values written takes its share of the steps read: what was read is summed up, so that none of it is left out.
+template <bool kStream, bool kEven>
+void move_by(const float* src, int64_t reads, float* dst, int64_t writes) {
+  const int64_t misplaced = kStream ? -(reinterpret_cast<intptr_t>(dst) / 4) & (kL - 1) : 0;
+  const int64_t head = smaller(misplaced, smaller(reads, writes));
+  for (int64_t i = 0; i < head; ++i) dst[i] = src[i];
+  src += head, reads -= head, dst += head, writes -= head;
+  const int64_t sources = reads / kStep, steps = writes / kStep;
+  for (int64_t i = 0, owed = 0; i < steps; ++i, dst += kStep) {
+    F v[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
+    for (owed += sources; owed >= steps; owed -= steps, src += kStep)
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) simd::store(dst + i + v * simd::kLanes, simd::load(src + i + v * simd::kLanes));
+      for (int k = 0; k < 4; ++k) {
+        const F x = simd::load(src + k * kL);
+        v[k] = kEven ? x : simd::add(v[k], x);
+      }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) kStream ? simd::stream(dst + k * kL, v[k]) : simd::store(dst + k * kL, v[k]);
+  }
+  for (int64_t i = 0; i < writes % kStep; ++i) dst[i] = i < reads % kStep ? src[i] : 0.0f;
+  if (kStream) simd::stream_end();
+}
+
+void move(const float* src, int64_t reads, float* dst, int64_t writes, int32_t streaming) {
+  if (reads == writes) {
+    streaming ? move_by<true, true>(src, reads, dst, writes) : move_by<false, true>(src, reads, dst, writes);
+  } else {
+    streaming ? move_by<true, false>(src, reads, dst, writes) : move_by<false, false>(src, reads, dst, writes);
+  }
 }
 
 }  // namespace

@@ -5,5 +5,5 @@
 #include "cpu/peak/peak_body.h"
 
 namespace fastconv {
-extern const PeakUkernel peak_f32_avx2 = {"peak_f32_avx2", kIsaAvx2, kFlopsPerRound, fma_loop, read, copy};
+extern const PeakUkernel peak_f32_avx2 = {"peak_f32_avx2", kIsaAvx2, kFlopsPerRound, fma_loop, read, move};
 }  // namespace fastconv

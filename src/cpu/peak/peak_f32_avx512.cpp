@@ -5,5 +5,5 @@
 #include "cpu/peak/peak_body.h"
 
 namespace fastconv {
-extern const PeakUkernel peak_f32_avx512 = {"peak_f32_avx512", kIsaAvx512, kFlopsPerRound, fma_loop, read, copy};
+extern const PeakUkernel peak_f32_avx512 = {"peak_f32_avx512", kIsaAvx512, kFlopsPerRound, fma_loop, read, move};
 }  // namespace fastconv

@@ -5,5 +5,5 @@
 #include "cpu/peak/peak_body.h"
 
 namespace fastconv {
-extern const PeakUkernel peak_f32_scalar = {"peak_f32_scalar", kIsaScalar, kFlopsPerRound, fma_loop, read, copy};
+extern const PeakUkernel peak_f32_scalar = {"peak_f32_scalar", kIsaScalar, kFlopsPerRound, fma_loop, read, move};
 }  // namespace fastconv

@@ -2,7 +2,10 @@
 // unit of work is one output row: of a plane in NCHW, of an image in NHWC. A worker walks a contiguous run of them, so
 // that rows that windows share are still in its cache. Means of whole planes divide over planes (NCHW) or groups of
 // channels (NHWC).
-// Blocking: mc output columns together, so many that their input columns fill half of the L1 data cache.
+// Planes of NCHW whose windows are narrow are pooled sixteen at a time, by bands of rows: turned to pixels in private memory,
+// pooled with vectors of whole lines there, and turned back. Bits are those of planes by themselves: the order of every sum is the
+// same.
+// Blocking: mc output columns together, so many that their input columns fill half of the L1 data cache; `band` output rows of planes that are pooled together.
 #include <algorithm>
 
 #include "cpu/registry.h"
@@ -14,6 +17,10 @@ constexpr int64_t kSlack = 64;                     // floats that leaves may rea
 constexpr int64_t kMaxStrip = int64_t{1} << 26;    // floats
 constexpr int64_t kMaxCounted = int64_t{1} << 24;  // indices count rows and columns of a window in float lanes
 constexpr int64_t kChannelGroup = 64;              // channels that one worker takes at least
+constexpr int64_t kPlanes = 16;                    // planes that are pooled together
+constexpr int64_t kWideRow = 24;  // output columns from which planes of stride 2 are pooled by themselves
+constexpr int64_t kMostTogether = int64_t{1} << 20;  // floats of their rows that one output row sees
+constexpr int64_t kWidestWindow = 8;  // of those; wider ones may run along rows (runs_pay in pool_body.h)
 
 int64_t channels_of(const Problem& p) {
   return p.layout == Layout::nhwc ? p.ic : 1;
@@ -46,6 +53,41 @@ const char* refuses(const Problem& p, const Machine&) {
   return nullptr;
 }
 
+// Planes that leaves pool as they read them.
+bool pairs(const Problem& p) {
+  return p.kh <= 3 && p.kw == 2 && p.sw == 2 && p.dw == 1;
+}
+
+// Whether planes are pooled together: follows from the problem less its batch.
+bool by_planes(const Problem& p) {
+  return p.layout == Layout::nchw && p.ic >= kPlanes && p.kw <= kWidestWindow && !p.with_indices &&
+         p.op != Op::adaptive_avg_pool2d && !(p.ow >= kWideRow && pairs(p)) &&
+         kPlanes * strip_floats(p, 1) <= kMaxStrip &&
+         kPlanes * std::min((p.kh - 1) * p.dh + 1, p.ih) * p.iw <= kMostTogether;
+}
+
+// Input rows that output rows y0..y1-1 see.
+Range rows_seen(const Problem& p, int64_t y0, int64_t y1) {
+  const int64_t first = std::clamp<int64_t>(y0 * p.sh - p.pt, 0, p.ih);
+  return {first, std::clamp<int64_t>((y1 - 1) * p.sh - p.pt + (p.kh - 1) * p.dh + 1, first, p.ih)};
+}
+
+// Where things lie in the scratch of planes that are pooled together, in floats.
+struct Together {
+  int64_t rows;                              // output rows of a band
+  int64_t input, output, strip, turn, size;  // where they begin; the end
+};
+Together together(const Plan& plan) {
+  const Problem& p = plan.problem;
+  Together t{plan.blocking.band, 0, 0, 0, 0, 0};
+  const int64_t seen = std::min((t.rows - 1) * p.sh + (p.kh - 1) * p.dh + 1, p.ih);
+  t.output = t.input + kPlanes * seen * p.iw;
+  t.strip = t.output + kPlanes * t.rows * p.ow;
+  t.turn = t.strip + (kPlanes * strip_floats(p, plan.blocking.mc) + kSlack + 15) / 16 * 16;
+  t.size = t.turn + LayoutUkernel::kWork;
+  return t;
+}
+
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   const PoolUkernel* k = find_ukernel<PoolUkernel>(machine.isa);
@@ -53,7 +95,9 @@ void configure(Plan& plan, const Machine& machine) {
   plan.ukernel_name = k->name;
   plan.isa = static_cast<Isa>(k->isa);
   if (global_mean(p)) return;
-  const int64_t room = std::max<int64_t>(machine.l1d_bytes, 16 << 10) / 8 / (p.with_indices ? 2 : 1);
+  const bool planes = by_planes(p);
+  const int64_t room =
+      std::max<int64_t>(machine.l1d_bytes, 16 << 10) / 8 / (p.with_indices ? 2 : 1) / (planes ? kPlanes : 1);
   // The widest strip that fits, by halving; whole vectors where output columns are vector lanes.
   int64_t strip = p.ow;
   while (strip > 1 && strip_floats(p, strip) > room) strip = (strip + 1) / 2;
@@ -61,6 +105,11 @@ void configure(Plan& plan, const Machine& machine) {
   if (strip_floats(p, strip) > std::max(room, strip_floats(p, 1)) + 16 * 1024) strip = 1;
   plan.blocking.mc = strip;
   plan.scratch_bytes = 4 * (strip_floats(p, strip) + kSlack) * (p.with_indices ? 2 : 1);
+  if (!planes) return;
+  // A band's input in a quarter of the L2.
+  const int64_t rows = machine.l2_bytes / 16 / (kPlanes * p.iw);
+  plan.blocking.band = std::clamp<int64_t>((rows - (p.kh - 1) * p.dh - 1) / p.sh + 1, 1, p.oh);
+  plan.scratch_bytes = 4 * together(plan).size;
 }
 
 void run_mean(const Plan& plan, const Operands& args, const Worker& worker) {
@@ -80,6 +129,41 @@ void run_mean(const Plan& plan, const Operands& args, const Worker& worker) {
     const int64_t c0 = first * kChannelGroup, c1 = std::min(c, last * kChannelGroup);
     leaf.mean_columns(args.src + image * plane * c + c0, c, args.dst + image * c + c0, plane, c1 - c0, divisor);
     unit += last - first;
+  }
+}
+
+void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall g, void (*body)(const PoolCall*)) {
+  const Problem& p = plan.problem;
+  const Together at = together(plan);
+  const LayoutUkernel& layout = *find_ukernel<LayoutUkernel>(plan.isa);
+  float* const work = reinterpret_cast<float*>(worker.scratch);
+  const int64_t plane = args.src_plane_of(p), out_plane = args.dst_plane_of(p), planes = p.n * p.ic;
+  const int64_t bands = (p.oh + at.rows - 1) / at.rows, groups = (planes + kPlanes - 1) / kPlanes;
+  LayoutPart turn{};
+  turn.work = work + at.turn;
+  g.c = kPlanes;
+  g.work = work + at.strip;
+  g.work_floats = at.turn - at.strip;
+  const Range mine = share(groups * bands, worker.tid, worker.nthr);
+  for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
+    const int64_t first = unit / bands * kPlanes, y0 = unit % bands * at.rows, y1 = std::min(p.oh, y0 + at.rows);
+    const Range seen = rows_seen(p, y0, y1);
+    const int64_t taken = std::min(kPlanes, planes - first);
+    turn.ahead = true;
+    turn.src = args.src + first * plane + seen.begin * p.iw, turn.src_ld = plane, turn.rows = taken;
+    turn.dst = work + at.input, turn.dst_ld = kPlanes, turn.cols = (seen.end - seen.begin) * p.iw;
+    // Planes that do not exist are pooled too: of one by itself sums would run otherwise.
+    if (taken < kPlanes) std::fill_n(work + at.input, kPlanes * turn.cols, 0.0f);
+    if (turn.cols > 0) layout.turn(&turn);
+    // The band is an image by itself whose padding begins and ends elsewhere.
+    g.src = work + at.input, g.dst = work + at.output;
+    g.ih = seen.end - seen.begin, g.oh = y1 - y0, g.row_begin = 0, g.row_end = y1 - y0;
+    g.pt = p.pt - y0 * p.sh + seen.begin, g.pb = p.pb + p.ih - seen.end;
+    body(&g);
+    turn.ahead = false;
+    turn.src = g.dst, turn.src_ld = kPlanes, turn.rows = (y1 - y0) * p.ow;
+    turn.dst = args.dst + first * out_plane + y0 * p.ow, turn.dst_ld = out_plane, turn.cols = taken;
+    layout.turn(&turn);
   }
 }
 
@@ -108,8 +192,11 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       g.kw = g.sw = p.iw / p.ow;
     }
   }
-  const int64_t images = p.layout == Layout::nhwc ? p.n : p.n * p.ic;
-  const int64_t src_image = p.ih * p.iw * g.c, dst_image = p.oh * p.ow * g.c;
+  if (by_planes(p)) return run_planes(plan, args, worker, g, body);
+  const bool nhwc = p.layout == Layout::nhwc;
+  const int64_t images = nhwc ? p.n : p.n * p.ic;
+  const int64_t src_image = nhwc ? p.ih * p.iw * p.ic : args.src_plane_of(p);
+  const int64_t dst_image = nhwc ? p.oh * p.ow * p.ic : args.dst_plane_of(p);
   const Range mine = share(images * p.oh, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end;) {
     const int64_t image = unit / p.oh;
@@ -125,8 +212,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 }  // namespace
 
-extern const Algorithm max_pool_direct = {Op::max_pool2d, "direct", "max_pool_direct",     "cpu", refuses, configure,
-                                          nullptr,        run,      leaves_of<PoolUkernel>};
+extern const Algorithm max_pool_direct = {
+    Op::max_pool2d, "direct", "max_pool_direct",      "cpu",   refuses, configure,
+    nullptr,        run,      leaves_of<PoolUkernel>, nullptr, false,   /*planes_apart=*/true};
 extern const Algorithm avg_pool_direct = {Op::avg_pool2d, "direct", "avg_pool_direct",     "cpu", refuses, configure,
                                           nullptr,        run,      leaves_of<PoolUkernel>};
 extern const Algorithm adaptive_avg_pool_direct = {

@@ -4,6 +4,9 @@
 // input column becomes one value, walked as one run of adjacent floats (columns times channels), whatever the layout.
 // The result lies in private memory with the padding written out, so that the second pass, along the columns, knows no
 // borders: in NCHW (c = 1) its vectors span output columns, in NHWC they span channels.
+// Windows of at most three rows and columns need no such memory: pixels of whole vectors are folded as they are read, and so
+// are planes in windows of two columns with stride 2, whose even and odd columns are parted in registers. (A vector that is loaded from across two that have
+// just been stored waits until both have left for the cache.)
 #pragma once
 
 #include <math.h>
@@ -90,6 +93,7 @@ template <class R>
 void fold_rows(const float* src, int64_t ld, int64_t rows, int64_t n, float* out) {
   if (rows == 3) return fold_rows_of<R, 3>(src, ld, rows, n, out);
   if (rows == 2) return fold_rows_of<R, 2>(src, ld, rows, n, out);
+  if (rows == 5) return fold_rows_of<R, 5>(src, ld, rows, n, out);
   fold_rows_of<R, 0>(src, ld, rows, n, out);
 }
 
@@ -158,6 +162,7 @@ template <class R, class Loader>
 void fold_taps(const float* v, int64_t tap, int64_t taps, int64_t n, Loader load, float* out) {
   if (taps == 3) return fold_taps_of<R, 3>(v, tap, taps, n, load, out);
   if (taps == 2) return fold_taps_of<R, 2>(v, tap, taps, n, load, out);
+  if (taps == 5) return fold_taps_of<R, 5>(v, tap, taps, n, load, out);
   fold_taps_of<R, 0>(v, tap, taps, n, load, out);
 }
 
@@ -208,8 +213,147 @@ void columns_of_strip(const PoolCall& g, bool runs, int64_t count, float* out) {
   }
 }
 
+// --- small windows, folded as they are read ------------------------------------------------------------------------------
+
+// `count` pixels of kV vectors, in windows of three columns one or two pixels apart: columns that the next window has too are kept.
+template <class R, int kRows, int kV>
+void slide(const float* src, int64_t ld, bool one, int64_t count, int64_t c, float* out) {
+  const auto column = [&](const float* at, F v[kV]) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kV; ++k)
+      v[k] = fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(at + r * ld + k * kL); });
+  };
+  F first[kV], second[kV], third[kV];
+  column(src, first);
+#pragma GCC unroll 4
+  for (int k = 0; k < kV; ++k) second[k] = simd::zero();
+  if (one) column(src + c, second);
+  src += one ? 2 * c : c;
+  for (int64_t x = 0; x < count; ++x, out += c) {
+    if (!one) column(src, second), src += c;
+    column(src, third), src += c;
+#pragma GCC unroll 4
+    for (int k = 0; k < kV; ++k) {
+      simd::store(out + k * kL, R::step(R::step(first[k], second[k]), third[k]));
+      first[k] = one ? second[k] : third[k];
+      second[k] = third[k];
+    }
+  }
+}
+
+// `count` pixels, whose windows lie `step` floats apart.
+template <class R, int kRows, int kCols>
+void fold_pixels_of(const float* src, int64_t ld, int64_t tap, int64_t step, int64_t count, int64_t c, float* out) {
+  const int64_t whole = c / kL * kL;
+  const Mask rest = simd::first(c - whole);
+  int64_t done = 0;  // channels
+  if (kCols == 3 && tap == c && (step == c || step == 2 * c)) {
+    for (; done + 4 * kL <= c; done += 4 * kL) slide<R, kRows, 4>(src + done, ld, step == c, count, c, out + done);
+    for (; done + kL <= c; done += kL) slide<R, kRows, 1>(src + done, ld, step == c, count, c, out + done);
+    if (done == c) return;
+  }
+  for (int64_t x = 0; x < count; ++x, src += step, out += c) {
+    for (int64_t j = done; j < whole; j += kL)
+      simd::store(out + j, fold<R, kCols>(kCols, [&](int64_t t) {
+                    const float* at = src + t * tap + j;
+                    return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(at + r * ld); });
+                  }));
+    if (whole < c) {
+      const F v = fold<R, kCols>(kCols, [&](int64_t t) {
+        const float* at = src + t * tap + whole;
+        return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(at + r * ld, rest); });
+      });
+      simd::store(out + whole, v, rest);
+    }
+  }
+}
+
+template <class R, int kRows>
+void fold_pixels_in(int64_t cols, const float* src, int64_t ld, int64_t tap, int64_t step, int64_t count, int64_t c,
+                    float* out) {
+  if (cols == 3) return fold_pixels_of<R, kRows, 3>(src, ld, tap, step, count, c, out);
+  if (cols == 2) return fold_pixels_of<R, kRows, 2>(src, ld, tap, step, count, c, out);
+  fold_pixels_of<R, kRows, 1>(src, ld, tap, step, count, c, out);
+}
+template <class R>
+void fold_pixels(int64_t rows, int64_t cols, const float* src, int64_t ld, int64_t tap, int64_t step, int64_t count,
+                 int64_t c, float* out) {
+  if (rows == 3) return fold_pixels_in<R, 3>(cols, src, ld, tap, step, count, c, out);
+  if (rows == 2) return fold_pixels_in<R, 2>(cols, src, ld, tap, step, count, c, out);
+  fold_pixels_in<R, 1>(cols, src, ld, tap, step, count, c, out);
+}
+
+// out[j] of a plane: two columns from src[2 * j] on, j < count.
+template <class R, int kRows>
+void fold_pairs_of(const float* src, int64_t ld, int64_t count, float* out) {
+  int64_t j = 0;
+  for (; j + kL <= count; j += kL) {
+    const auto columns = [&](int64_t from) {
+      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from); });
+    };
+    const F a = columns(0), b = columns(kL);
+    simd::store(out + j, R::step(simd::even(a, b), simd::odd(a, b)));
+  }
+  if (j < count) {
+    const int64_t n = 2 * (count - j);  // columns that are left
+    const auto columns = [&](int64_t from) {
+      const Mask m = simd::first(n - from);
+      return fold<R, kRows>(kRows, [&](int64_t r) { return simd::load(src + r * ld + 2 * j + from, m); });
+    };
+    const F a = columns(0), b = n > kL ? columns(kL) : a;
+    simd::store(out + j, R::step(simd::even(a, b), simd::odd(a, b)), simd::first(count - j));
+  }
+}
+template <class R>
+void fold_pairs(int64_t rows, const float* src, int64_t ld, int64_t count, float* out) {
+  if (rows == 3) return fold_pairs_of<R, 3>(src, ld, count, out);
+  if (rows == 2) return fold_pairs_of<R, 2>(src, ld, count, out);
+  fold_pairs_of<R, 1>(src, ld, count, out);
+}
+
+inline bool as_read(const PoolCall& g) {
+  if (g.kh > 3 || g.kw > 3) return false;
+  return g.c >= kL || (g.c == 1 && g.kw == 2 && g.sw == 2 && g.dw == 1);
+}
+
+// One output row. Taps outside the image are left out.
+template <class R>
+void row_as_read(const PoolCall& g, int64_t y, float* out) {
+  const int64_t h0 = y * g.sh - g.pt, c = g.c, line = g.iw * c, tap = g.dw * c;
+  const Span rows = taps_inside(h0, g.dh, g.kh, g.ih);
+  if (rows.begin == rows.end) return fill(out, g.ow * c, R::kIdentity);
+  const float* src = g.src + (h0 + rows.begin * g.dh) * line;
+  const int64_t count = rows.end - rows.begin, ld = g.dh * line, room = g.iw - 1 - (g.kw - 1) * g.dw + g.pl;
+  const int64_t inner_begin = smaller((g.pl + g.sw - 1) / g.sw, g.ow);
+  const int64_t inner_end = larger(inner_begin, room < 0 ? 0 : smaller(room / g.sw + 1, g.ow));
+  for (int64_t x = 0; x < g.ow;) {
+    const int64_t left = x * g.sw - g.pl;
+    if (x == inner_begin && inner_begin < inner_end) {
+      const int64_t pixels = inner_end - inner_begin;
+      if (c == 1) {
+        fold_pairs<R>(count, src + left, ld, pixels, out + x);
+      } else {
+        fold_pixels<R>(count, g.kw, src + left * c, ld, tap, g.sw * c, pixels, c, out + x * c);
+      }
+      x = inner_end;
+      continue;
+    }
+    const Span cols = taps_inside(left, g.dw, g.kw, g.iw);
+    if (cols.begin == cols.end) {
+      fill(out + x * c, c, R::kIdentity);
+    } else {
+      fold_pixels<R>(count, cols.end - cols.begin, src + (left + cols.begin * g.dw) * c, ld, tap, 0, 1, c, out + x * c);
+    }
+    ++x;
+  }
+}
+
 void max_pool(const PoolCall* call) {
   const PoolCall& g = *call;
+  if (as_read(g)) {
+    for (int64_t y = g.row_begin; y < g.row_end; ++y) row_as_read<Max>(g, y, g.dst + y * g.ow * g.c);
+    return;
+  }
   const bool runs = runs_pay(g);
   for (int64_t y = g.row_begin; y < g.row_end; ++y)
     for (int64_t x0 = 0; x0 < g.ow; x0 += g.strip) {
@@ -247,18 +391,22 @@ inline int64_t counted(int64_t start, int64_t kernel, int64_t size, int64_t pad_
 
 void average_pool(const PoolCall* call) {
   const PoolCall& g = *call;
-  const bool runs = runs_pay(g), pad = g.count_include_pad != 0;
+  const bool read = as_read(g), runs = runs_pay(g), pad = g.count_include_pad != 0;
   // Columns full_begin..full_end-1 count whole windows.
   const int64_t room = g.iw + (pad ? g.pr : 0) + g.pl - g.kw;
   const int64_t full_begin = pad ? 0 : smaller((g.pl + g.sw - 1) / g.sw, g.ow);
   const int64_t full_end = larger(full_begin, room < 0 ? 0 : smaller(room / g.sw + 1, g.ow));
   for (int64_t y = g.row_begin; y < g.row_end; ++y) {
-    const int64_t high = counted(y * g.sh - g.pt, g.kh, g.ih, g.pb, pad);
-    for (int64_t x0 = 0; x0 < g.ow; x0 += g.strip) {
-      const int64_t x1 = smaller(g.ow, x0 + g.strip);
+    const int64_t high = counted(y * g.sh - g.pt, g.kh, g.ih, g.pb, pad), strip = read ? g.ow : g.strip;
+    for (int64_t x0 = 0; x0 < g.ow; x0 += strip) {
+      const int64_t x1 = smaller(g.ow, x0 + strip);
       float* out = g.dst + (y * g.ow + x0) * g.c;
-      rows_of_strip<Sum>(g, y, strip_of(g, x0, x1));
-      columns_of_strip<Sum>(g, runs, x1 - x0, out);
+      if (read) {
+        row_as_read<Sum>(g, y, out);
+      } else {
+        rows_of_strip<Sum>(g, y, strip_of(g, x0, x1));
+        columns_of_strip<Sum>(g, runs, x1 - x0, out);
+      }
       if (g.divisor != 0) {
         divide(out, (x1 - x0) * g.c, g.divisor);
         continue;

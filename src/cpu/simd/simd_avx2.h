@@ -43,6 +43,14 @@ inline void store(float* p, F v) {
 inline void store(float* p, F v, Mask m) {
   _mm256_maskstore_ps(p, m, v);
 }
+// Past the caches, for results that are not read again before they would have left them; p is aligned to a vector. Other
+// threads may see what came before stream_end in any order.
+inline void stream(float* p, F v) {
+  _mm256_stream_ps(p, v);
+}
+inline void stream_end() {
+  _mm_sfence();
+}
 
 inline F add(F a, F b) {
   return _mm256_add_ps(a, b);
@@ -108,6 +116,18 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
+}
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  return _mm256_blend_ps(_mm256_permutevar8x32_ps(v, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6)), below, 1);
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return _mm256_permutevar8x32_ps(_mm256_blend_ps(v, above, 1), _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0));
+}
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
 }
 inline void store_pair(float* a, float* b, F v, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
@@ -201,6 +221,47 @@ inline void load_pixels3(const float* p, F out[3]) {
   out[0] = _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
   out[1] = _mm256_permutevar8x32_ps(y, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6));
   out[2] = _mm256_permutevar8x32_ps(z, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+}
+// The same for four.
+inline void turn_quads(const F in[4], F out[4]) {
+  const F a = _mm256_unpacklo_ps(in[0], in[1]), b = _mm256_unpackhi_ps(in[0], in[1]);
+  const F c = _mm256_unpacklo_ps(in[2], in[3]), d = _mm256_unpackhi_ps(in[2], in[3]);
+  out[0] = _mm256_shuffle_ps(a, c, 0x44);
+  out[1] = _mm256_shuffle_ps(a, c, 0xee);
+  out[2] = _mm256_shuffle_ps(b, d, 0x44);
+  out[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+inline void store_pixels4(float* p, F a, F b, F c, F d) {
+  const F in[4] = {a, b, c, d};
+  F q[4];  // pixels 0 and 4, 1 and 5, 2 and 6, 3 and 7
+  turn_quads(in, q);
+  store(p, _mm256_permute2f128_ps(q[0], q[1], 0x20));
+  store(p + 8, _mm256_permute2f128_ps(q[2], q[3], 0x20));
+  store(p + 16, _mm256_permute2f128_ps(q[0], q[1], 0x31));
+  store(p + 24, _mm256_permute2f128_ps(q[2], q[3], 0x31));
+}
+inline void load_pixels4(const float* p, F out[4]) {
+  const F u = load(p), v = load(p + 8), w = load(p + 16), x = load(p + 24);
+  const F q[4] = {_mm256_permute2f128_ps(u, w, 0x20), _mm256_permute2f128_ps(u, w, 0x31),
+                  _mm256_permute2f128_ps(v, x, 0x20), _mm256_permute2f128_ps(v, x, 0x31)};
+  turn_quads(q, out);
+}
+// Four columns of kLanes rows, which lie ld apart, and back.
+inline void load_quads(const float* p, int64_t ld, F out[4]) {
+  F rows[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    rows[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + i * ld)), _mm_loadu_ps(p + (4 + i) * ld), 1);
+  turn_quads(rows, out);
+}
+inline void store_quads(float* p, int64_t ld, const F in[4]) {
+  F rows[4];
+  turn_quads(in, rows);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm_storeu_ps(p + i * ld, _mm256_castps256_ps128(rows[i]));
+    _mm_storeu_ps(p + (4 + i) * ld, _mm256_extractf128_ps(rows[i], 1));
+  }
 }
 
 }  // namespace simd

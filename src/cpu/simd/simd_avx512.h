@@ -42,6 +42,14 @@ inline void store(float* p, F v) {
 inline void store(float* p, F v, Mask m) {
   _mm512_mask_storeu_ps(p, m, v);
 }
+// Past the caches, for results that are not read again before they would have left them; p is aligned to a vector. Other
+// threads may see what came before stream_end in any order.
+inline void stream(float* p, F v) {
+  _mm512_stream_ps(p, v);
+}
+inline void stream_end() {
+  _mm_sfence();
+}
 
 inline F add(F a, F b) {
   return _mm512_add_ps(a, b);
@@ -107,6 +115,19 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_maskz_loadu_ps(k, a)), _mm256_maskz_loadu_ps(k, b), 1);
+}
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  const __m512i from = _mm512_setr_epi32(16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+  return _mm512_permutex2var_ps(v, from, below);
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(above), _mm512_castps_si512(v), 1));
+}
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return _mm512_broadcast_f32x8(_mm256_loadu_ps(p));
 }
 inline void store_pair(float* a, float* b, F v, Mask m) {
   const __mmask8 k = static_cast<__mmask8>(m);
@@ -219,6 +240,62 @@ inline void load_pixels3(const float* p, F out[3]) {
   out[0] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(u, a0, v), a1, w);
   out[1] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(u, b0, v), b1, w);
   out[2] = _mm512_permutex2var_ps(_mm512_permutex2var_ps(u, c0, v), c1, w);
+}
+// The same for four. Each 128 bits are a pixel once their four by four floats are turned; then the four by four of them are.
+inline void turn_quads(const F in[4], F out[4]) {
+  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(in[0], in[1]));
+  const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(in[0], in[1]));
+  const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(in[2], in[3]));
+  const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(in[2], in[3]));
+  out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+  out[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+  out[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+  out[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+}
+inline void turn_lanes(const F in[4], F out[4]) {
+  const F a = _mm512_shuffle_f32x4(in[0], in[1], 0x44), b = _mm512_shuffle_f32x4(in[0], in[1], 0xee);
+  const F c = _mm512_shuffle_f32x4(in[2], in[3], 0x44), d = _mm512_shuffle_f32x4(in[2], in[3], 0xee);
+  out[0] = _mm512_shuffle_f32x4(a, c, 0x88);
+  out[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
+  out[2] = _mm512_shuffle_f32x4(b, d, 0x88);
+  out[3] = _mm512_shuffle_f32x4(b, d, 0xdd);
+}
+inline void store_pixels4(float* p, F a, F b, F c, F d) {
+  const F in[4] = {a, b, c, d};
+  F quads[4], out[4];
+  turn_quads(in, quads);
+  turn_lanes(quads, out);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) store(p + 16 * i, out[i]);
+}
+inline void load_pixels4(const float* p, F out[4]) {
+  const F in[4] = {load(p), load(p + 16), load(p + 32), load(p + 48)};
+  F quads[4];
+  turn_lanes(in, quads);
+  turn_quads(quads, out);
+}
+// Four columns of kLanes rows, which lie ld apart, and back.
+inline void load_quads(const float* p, int64_t ld, F out[4]) {
+  F rows[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    F v = _mm512_castps128_ps512(_mm_loadu_ps(p + i * ld));
+    v = _mm512_mask_broadcast_f32x4(v, 0x00f0, _mm_loadu_ps(p + (4 + i) * ld));
+    v = _mm512_mask_broadcast_f32x4(v, 0x0f00, _mm_loadu_ps(p + (8 + i) * ld));
+    rows[i] = _mm512_mask_broadcast_f32x4(v, 0xf000, _mm_loadu_ps(p + (12 + i) * ld));
+  }
+  turn_quads(rows, out);
+}
+inline void store_quads(float* p, int64_t ld, const F in[4]) {
+  F rows[4];
+  turn_quads(in, rows);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm_storeu_ps(p + i * ld, _mm512_castps512_ps128(rows[i]));
+    _mm_storeu_ps(p + (4 + i) * ld, _mm512_extractf32x4_ps(rows[i], 1));
+    _mm_storeu_ps(p + (8 + i) * ld, _mm512_extractf32x4_ps(rows[i], 2));
+    _mm_storeu_ps(p + (12 + i) * ld, _mm512_extractf32x4_ps(rows[i], 3));
+  }
 }
 
 }  // namespace simd

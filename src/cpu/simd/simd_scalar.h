@@ -56,6 +56,11 @@ inline void store(float* p, F v, Mask m) {
   for (int i = 0; i < kLanes; ++i)
     if (m.v[i]) p[i] = v.v[i];
 }
+// Without instructions for it: a plain store.
+inline void stream(float* p, F v) {
+  store(p, v);
+}
+inline void stream_end() {}
 
 inline F add(F a, F b) {
   return each([&](int i) { return a.v[i] + b.v[i]; });
@@ -121,6 +126,18 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   return {{m.v[0] ? a[0] : 0.0f, m.v[1] ? a[1] : 0.0f, m.v[0] ? b[0] : 0.0f, m.v[1] ? b[1] : 0.0f}};
 }
+// v one lane further up; below it what lane 0 of `below` holds.
+inline F shift_up(F below, F v) {
+  return each([&](int i) { return i == 0 ? below.v[0] : v.v[i - 1]; });
+}
+// v one lane further down; above it what lane 0 of `above` holds.
+inline F shift_down(F v, F above) {
+  return each([&](int i) { return i + 1 == kLanes ? above.v[0] : v.v[i + 1]; });
+}
+// p[0 .. kLanes / 2 - 1] in both halves.
+inline F load_half_twice(const float* p) {
+  return each([&](int i) { return p[i % (kLanes / 2)]; });
+}
 inline void store_pair(float* a, float* b, F v, Mask m) {
   for (int i = 0; i < kLanes / 2; ++i) {
     if (m.v[i]) a[i] = v.v[i];
@@ -184,6 +201,22 @@ inline void store_pixels3(float* p, F a, F b, F c) {
 }
 inline void load_pixels3(const float* p, F out[3]) {
   for (int k = 0; k < 3; ++k) out[k] = each([&](int i) { return p[3 * i + k]; });
+}
+// The same for four.
+inline void store_pixels4(float* p, F a, F b, F c, F d) {
+  for (int i = 0; i < kLanes; ++i)
+    p[4 * i] = a.v[i], p[4 * i + 1] = b.v[i], p[4 * i + 2] = c.v[i], p[4 * i + 3] = d.v[i];
+}
+inline void load_pixels4(const float* p, F out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = each([&](int i) { return p[4 * i + k]; });
+}
+// Four columns of kLanes rows, which lie ld apart, and back.
+inline void load_quads(const float* p, int64_t ld, F out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = each([&](int i) { return p[i * ld + k]; });
+}
+inline void store_quads(float* p, int64_t ld, const F in[4]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int k = 0; k < 4; ++k) p[i * ld + k] = in[k].v[i];
 }
 
 }  // namespace simd
