@@ -16,8 +16,8 @@
 // Stride 2 (two cores of a Zen 5, two threads, NHWC, lone layers, of direct's time at batch 1 / 16): 56x56x128 F(4,3) 0.74 / 0.71, 28x28x256
 // F(2,3) 0.78 / 0.82, 56x56x64 to 128 F(4,3) 0.71 / 0.47 to 0.64.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
-// up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %. Weights packed as 9 taps and
-// transformed right before their products, in a buffer or in registers: slower (docs/performance.md).
+// up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %. Weights packed as
+// 9 taps and transformed right before their products: docs/performance.md.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
 #include <cstring>
