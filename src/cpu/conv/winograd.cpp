@@ -16,7 +16,8 @@
 // Stride 2 (two cores of a Zen 5, two threads, NHWC, lone layers, of direct's time at batch 1 / 16): 56x56x128 F(4,3) 0.74 / 0.71, 28x28x256
 // F(2,3) 0.78 / 0.82, 56x56x64 to 128 F(4,3) 0.71 / 0.47 to 0.64.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
-// up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %.
+// up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %. Weights packed as
+// 9 taps and transformed right before their products: docs/performance.md.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
 #include <cstring>
@@ -31,7 +32,6 @@ namespace {
 
 constexpr int64_t kMaxScratchBytes = 64 << 20;
 constexpr double kWorthwhileCycles = 50000;  // an image: below this, exact small integers are worth more
-constexpr int64_t kGroup = 28;               // tiles
 constexpr int64_t kSlice = 16;               // channels, one cache line: what threads share out of a common V
 
 // Sizes and leaves of F(O x O, 3 x 3) with a stride of S for one problem.
@@ -88,10 +88,7 @@ void configure(Plan& plan, const Machine& machine) {
   plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
   if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
-  // As many tiles as keep the products busy while U streams by, fewer where V and M of the group would not stay in the L2 beside some of
-  // U. Not whole register tiles: the 16 tiles of a 7x7 image in one group of 16 read U once, in 14 and 2 twice.
-  const int64_t room = std::max<int64_t>(machine.l2_bytes * 3 / 4, 64 << 10) / (4 * (w.v_tile + w.m_tile));
-  b.mc = std::max<int64_t>(b.mr, std::min(kGroup, room));
+  b.mc = tiles_of_a_group(w.v_tile, w.m_tile, b.mr, machine.l2_bytes);
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
@@ -315,11 +312,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 template <class W>
 bool prefers_not(const Problem& p, const Machine& machine) {
   const double direct = direct_cycles(p, machine);
-  const double f23 = winograd_cycles<2, W::kStride>(p, machine), f43 = winograd_cycles<4, W::kStride>(p, machine);
+  double f23 = winograd_cycles<2, W::kStride>(p, machine), f43 = winograd_cycles<4, W::kStride>(p, machine);
+  if ((W::kOut == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles)) return true;
+  if constexpr (W::kStride == 1)
+    f23 += weights_again_cycles<2, 1>(p, machine), f43 += weights_again_cycles<4, 1>(p, machine);
   // F(4,3) has to be worth its error and its weights, of which it has 9/4 times as many.
-  constexpr double kWorthwhileShare = W::kStride == 1 ? 0.85 : 0.92;
-  return (W::kOut == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles) ||
-         (W::kOut == 4 && kWorthwhileShare * f23 < f43);
+  constexpr double kWorthwhileShare = W::kStride == 1 ? 0.98 : 0.92;
+  return W::kOut == 4 && kWorthwhileShare * f23 < f43;
 }
 
 template <class W>

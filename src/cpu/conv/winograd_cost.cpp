@@ -4,10 +4,13 @@
 //   weights        those that do not fit into the L2 come from beyond it, in a network from far: half of that time is
 //                  hidden behind the products
 //   transforms     cycles a value of the transformed input and of the products, as measured
+//   weights again  of several groups of tiles each reads the weights, after the first from nearer: half of the above.
+//                  Counted between F(2,3) and F(4,3) with stride 1 alone
 // Packing is not counted: a lone call, which packs each time, takes what a prepared layer takes and has the same bits.
-// The constants are those of one machine (2-core Granite-Rapids-class Xeon); the ratios are what matters. They put
-// ResNet-50's 14x14x256 on the edge: F(4,3) was 10 % slower than F(2,3) in the network at batch 1, whose weights are
-// cold, and 10 to 20 % faster at batch 8; F(2,3) is taken, which has a third of the error and half of the weights.
+// The constants are those of one machine (2-core Granite-Rapids-class Xeon); the ratios are what matters. They put ResNet-50's
+// 14x14x256 on the edge. F(4,3) over F(2,3) at 14x14, lone layers on an AMD Zen 5, both layouts, batch 1 with cold weights by one and
+// by two threads, then batch 8: 128 to 256 channels 0.83 to 0.93, 0.95 to 1.08, 0.78 to 0.95; 384 and 512, where a group of
+// F(4,3)'s tiles leaves the L2, 1.17 to 1.40, 1.06 to 1.37, 0.87 to 1.17.
 // Stride 2 (AMD Zen 5, 32 shapes, both layouts, batch 1 and 8, 1 and 2 threads): what is chosen takes 2 % more than the best
 // of direct, F(2,3) and F(4,3), geometric mean, and nowhere more than direct.
 #include <cmath>
@@ -23,13 +26,20 @@ namespace {
 constexpr double kEfficiency = 0.88;
 constexpr double kStreamed = 8;                        // bytes for a cycle that is not hidden: about 4 a cycle arrive
 constexpr double kMoved = 0.55, kMovedStride2 = 0.45;  // cycles a value of V or M in its transform
+constexpr double kAgain = 0.5;                         // of the time of a first reading
+
+// `blocks` matrices of weights from beyond the L2.
+double streamed_cycles(double blocks, double k, double oc, int64_t l2) {
+  const double weight_bytes = 4 * blocks * k * oc;
+  return weight_bytes > static_cast<double>(l2) / 2 ? weight_bytes / kStreamed : 0;
+}
 
 // `positions` products of [pixels, k] by [k, oc], by `blocks` matrices of weights.
 double product_cycles(const GemmUkernel& leaf, double positions, double blocks, double pixels, double k, double oc,
                       int64_t l2) {
-  const double height = pixels / std::ceil(pixels / leaf.mr), weight_bytes = 4 * blocks * k * oc;
+  const double height = pixels / std::ceil(pixels / leaf.mr);
   const double products = positions * pixels * k * oc / leaf.nr / kEfficiency * (1 + 1 / height);
-  return products + (weight_bytes > static_cast<double>(l2) / 2 ? weight_bytes / kStreamed : 0);
+  return products + streamed_cycles(blocks, k, oc, l2);
 }
 
 }  // namespace
@@ -54,9 +64,22 @@ double winograd_cycles(const Problem& p, const Machine& machine) {
          tiles * transform * (Tile::kPositions * std::ceil(ic / lanes) + Tile::kSums * std::ceil(oc / lanes));
 }
 
+template <int O, int S>
+double weights_again_cycles(const Problem& p, const Machine& machine) {
+  using Tile = WinogradTile<O, S>;
+  const GemmUkernel& leaf = *find_ukernel<GemmUkernel>(machine.isa);
+  const double tiles = static_cast<double>(div_up(p.oh, O)) * static_cast<double>(div_up(p.ow, O));
+  const int64_t v_tile = odd_lines(Tile::kPositions * round_up(p.ic, 16)), m_tile = odd_lines(Tile::kSums * leaf.nr);
+  const double group = static_cast<double>(tiles_of_a_group(v_tile, m_tile, leaf.mr, machine.l2_bytes));
+  return kAgain * (std::ceil(tiles / group) - 1) *
+         streamed_cycles(Tile::kBlocks, static_cast<double>(p.ic), static_cast<double>(p.oc), machine.l2_bytes);
+}
+
 template double winograd_cycles<2, 1>(const Problem&, const Machine&);
 template double winograd_cycles<4, 1>(const Problem&, const Machine&);
 template double winograd_cycles<2, 2>(const Problem&, const Machine&);
 template double winograd_cycles<4, 2>(const Problem&, const Machine&);
+template double weights_again_cycles<2, 1>(const Problem&, const Machine&);
+template double weights_again_cycles<4, 1>(const Problem&, const Machine&);
 
 }  // namespace fastconv
