@@ -23,6 +23,7 @@ except ImportError:  # NumPy before 1.25
 
 F32 = NDArray[np.float32]
 
+_FLOAT32 = np.dtype(np.float32)
 _LINE = 16  # float32 values in a cache line
 _WORTH_ALIGNING = 4096  # values; below, the slicing costs more than it saves
 Wrap = Callable[[NDArray[Any]], Any]
@@ -110,13 +111,18 @@ def _view(x: Any, name: str, *, writable: bool = False) -> NDArray[Any]:
 
 
 def _check_dtype(a: NDArray[Any], name: str) -> None:
-    if a.dtype != np.float32:
+    if a.dtype is not _FLOAT32 and a.dtype != _FLOAT32:
         raise TypeError(f"{name} must be float32, got {a.dtype}")
+
+
+def _is_plain(a: NDArray[Any]) -> bool:
+    flags = a.flags  # made anew each time it is asked for
+    return flags.c_contiguous and flags.aligned and a.dtype.isnative
 
 
 def plain(a: NDArray[Any]) -> F32:
     """C-contiguous, aligned, native float32: `a` itself where it is that already."""
-    if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
+    if _is_plain(a):
         return a.view(np.ndarray) if type(a) is not np.ndarray else a
     # asarray first: subclasses such as masked arrays and matrices would keep their own rules of indexing.
     return np.array(a, dtype=np.float32, order="C", copy=True, subok=False)
@@ -178,13 +184,13 @@ class Output:
             raise ValueError(f"out must have shape {shape}, got {target.shape}")
         if not target.flags.writeable:
             raise ValueError("out is read-only" + ("" if target is out else _READ_ONLY_DLPACK))
-        if _overlaps_itself(target):
+        plain_already = _is_plain(target)  # then no two elements share memory
+        if not plain_already and _overlaps_itself(target):
             raise ValueError(f"out overlaps itself: two of its elements share memory (strides {target.strides})")
         for name, array in inputs:
             if array is not None and _share_memory(target, array):
                 raise ValueError(f"out overlaps {name} in memory")
         self._target = target
-        plain_already = target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative
         self.array = target if plain_already else _fresh(shape)
 
     def finish(self) -> Any:

@@ -221,7 +221,7 @@ def softmax(input: Shape, dim: Any) -> int:
 
 
 def no_empty_axis(shape: Shape, name: str = "input") -> None:
-    if 0 in shape[1:]:
+    if 0 in shape and 0 in shape[1:]:
         raise ValueError(f"{name} must have at least 1 in each dimension but the first, got shape {shape}")
 
 
