@@ -37,6 +37,16 @@ const Family* find_ukernel(Isa level) {
   return nullptr;
 }
 
+// The best leaf of a family on this machine, written into the plan as its own.
+template <class Family>
+const Family& take_leaf(Plan& plan, const Machine& machine) {
+  const Family& k = *find_ukernel<Family>(machine.isa);
+  plan.ukernel = &k;
+  plan.ukernel_name = k.name;
+  plan.isa = static_cast<Isa>(k.isa);
+  return k;
+}
+
 // For Algorithm::leaves.
 template <class Family>
 std::vector<std::pair<Isa, const char*>> leaves_of() {

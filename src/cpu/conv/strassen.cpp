@@ -47,12 +47,9 @@ void configure(Plan& plan, const Machine& machine) {
   b.segs = kStrassenProducts;
   b.seg_k = p.ic / 2;
   b.flat = is_flat(p);
-  const StrassenUkernel* k = find_ukernel<StrassenUkernel>(machine.isa);
-  plan.ukernel = k;
-  plan.ukernel_name = k->name;
-  plan.isa = static_cast<Isa>(k->isa);
-  b.mr = k->mr;
-  b.nr = k->nr;
+  const StrassenUkernel& k = take_leaf<StrassenUkernel>(plan, machine);
+  b.mr = k.mr;
+  b.nr = k.nr;
   b.panels = div_up(p.oc / 2, b.nr);
   plan.packed_bytes = b.panels * kStrassenProducts * b.seg_k * b.nr * 4;
   plan.pack_tag = "strassen n" + std::to_string(b.nr);
@@ -161,7 +158,7 @@ bool prefers_not(const Problem& p, const Machine& machine) {
   const double ours = static_cast<double>(2 * round_up(p.oc / 2, k.nr));
   const double plain = static_cast<double>(round_up(p.oc, k.nr));
   const double lanes = k.nr / 2.0, ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
-  return 0.875 * ours / plain + 1.8 / ic + 0.47 * lanes / oc > 0.97;
+  return static_cast<double>(kStrassenProducts) / 8 * ours / plain + 1.8 / ic + 0.47 * lanes / oc > 0.97;
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The leaves of Strassen's products, written once over simd/: sums of input quarters, sums of weights, and the register tile.
 //
-// A register tile makes all seven products of MR pairs of pixels by V vectors of either half of the channels, one after the
-// other in the same accumulators, so that what products share never leaves the L1 (u, w below, MR x V vectors each):
+// A register tile makes all seven products of MR pairs of pixels by NV vectors of either half of the channels, one after the
+// other in the same accumulators, so that what products share never leaves the L1 (u, w below):
 //     u = P0                          even, left  = P0 + P1
 //     u = P0 + P2      w = u + P3     odd,  left  = w + P4
 //     P5                              odd,  right = w + P5
@@ -55,29 +55,29 @@ struct Strassen {
     }
   }
 
-  template <int MR, int V>
-  static inline __attribute__((always_inline)) void put(float* to, const F (&acc)[MR][V]) {
+  template <int MR>
+  static inline __attribute__((always_inline)) void put(float* to, const F (&acc)[MR][kNv]) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) simd::store(to + i * kNr + v * kL, acc[i][v]);
+      for (int v = 0; v < kNv; ++v) simd::store(to + i * kNr + v * kL, acc[i][v]);
   }
-  template <int MR, int V>
-  static inline __attribute__((always_inline)) void plus(float* to, const F (&acc)[MR][V]) {
+  template <int MR>
+  static inline __attribute__((always_inline)) void plus(float* to, const F (&acc)[MR][kNv]) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
+      for (int v = 0; v < kNv; ++v) {
         float* const at = to + i * kNr + v * kL;
         simd::store(at, simd::add(simd::load(at), acc[i][v]));
       }
   }
-  template <int MR, int V>
-  static inline __attribute__((always_inline)) void get(const float* from, F (&acc)[MR][V]) {
+  template <int MR>
+  static inline __attribute__((always_inline)) void get(const float* from, F (&acc)[MR][kNv]) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[i][v] = simd::load(from + i * kNr + v * kL);
+      for (int v = 0; v < kNv; ++v) acc[i][v] = simd::load(from + i * kNr + v * kL);
   }
 
   // A quarter of the panel: where it goes and what is added to it. Where nothing is, r and bias are zeros, r_pair is 0.
@@ -91,11 +91,11 @@ struct Strassen {
     int64_t n;
   };
 
-  template <int MR, int V>
-  static inline __attribute__((always_inline)) void finish(const Quarter& q, int64_t pair, const F (&acc)[MR][V]) {
+  template <int MR>
+  static inline __attribute__((always_inline)) void finish(const Quarter& q, int64_t pair, const F (&acc)[MR][kNv]) {
     if (q.n < kNr) {
       alignas(64) float sums[MR * kNr];
-      put<MR, V>(sums, acc);
+      put<MR>(sums, acc);
       finish_masked(q, pair, MR, sums);
       return;
     }
@@ -103,13 +103,13 @@ struct Strassen {
     const float* const r = q.r + pair * q.r_pair;
     const int64_t c_pair = q.c_pair, r_pair = q.r_pair;
     const F least = q.least;
-    F bias[V];
+    F bias[kNv];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) bias[v] = simd::load(q.bias + v * kL);
+    for (int v = 0; v < kNv; ++v) bias[v] = simd::load(q.bias + v * kL);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
+      for (int v = 0; v < kNv; ++v) {
         const F y = simd::add(simd::add(acc[i][v], bias[v]), simd::load(r + i * r_pair + v * kL));
         simd::store(c + i * c_pair + v * kL, simd::max(least, y));
       }
@@ -129,43 +129,43 @@ struct Strassen {
   template <int MR>
   static void tile(const StrassenPanel& p, const Quarter (&quarter)[2][2], int64_t pair, const float* fetch,
                    int64_t fetch_step) {
-    constexpr int V = kNv, kHalf = (MR + 1) / 2;
+    constexpr int kHalf = (MR + 1) / 2;
     alignas(64) float u[MR * kNr];
     alignas(64) float w[MR * kNr];
     const float *a0 = p.a + pair * p.a_pair, *a1 = a0 + kHalf * p.a_pair, *b = p.b;
     const int64_t row = p.a_pair, half = p.half, product = p.a_product;
-    F acc[MR][V];
+    F acc[MR][kNv];
     const auto multiply = [&]() __attribute__((always_inline)) {
-      Tile::template multiply<MR, V>(acc, a0, a1, row, 1, b, half, fetch, fetch_step);
+      Tile::template multiply<MR, kNv>(acc, a0, a1, row, 1, b, half, fetch, fetch_step);
       a0 += product, a1 += product, b += half * kNr;
     };
     const auto clear = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[i][v] = simd::zero();
+        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::zero();
     };
     clear();
     multiply();
-    put<MR, V>(u, acc);
+    put<MR>(u, acc);
     multiply();
-    finish<MR, V>(quarter[0][0], pair, acc);
-    get<MR, V>(u, acc);
+    finish<MR>(quarter[0][0], pair, acc);
+    get<MR>(u, acc);
     multiply();
-    put<MR, V>(u, acc);
+    put<MR>(u, acc);
     multiply();
-    put<MR, V>(w, acc);
+    put<MR>(w, acc);
     multiply();
-    finish<MR, V>(quarter[1][0], pair, acc);
+    finish<MR>(quarter[1][0], pair, acc);
     clear();
     multiply();
-    plus<MR, V>(u, acc);
-    plus<MR, V>(w, acc);
-    get<MR, V>(w, acc);
-    finish<MR, V>(quarter[1][1], pair, acc);
-    get<MR, V>(u, acc);
+    plus<MR>(u, acc);
+    plus<MR>(w, acc);
+    get<MR>(w, acc);
+    finish<MR>(quarter[1][1], pair, acc);
+    get<MR>(u, acc);
     multiply();
-    finish<MR, V>(quarter[0][1], pair, acc);
+    finish<MR>(quarter[0][1], pair, acc);
   }
 
   using TileFn = void (*)(const StrassenPanel&, const Quarter (&)[2][2], int64_t, const float*, int64_t);

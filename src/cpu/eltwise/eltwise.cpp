@@ -19,14 +19,6 @@ const char* accepts(const Problem&, const Machine&) {
   return nullptr;
 }
 
-template <class Family>
-void configure_leaf(Plan& plan, const Machine& machine) {
-  const Family* k = find_ukernel<Family>(machine.isa);
-  plan.ukernel = k;
-  plan.ukernel_name = k->name;
-  plan.isa = static_cast<Isa>(k->isa);
-}
-
 // An output that will not be in the caches when it is read.
 bool goes_past(const Problem& p, const Machine& machine) {
   return 4 * p.dst_elements() > machine.stream_bytes;
@@ -39,7 +31,7 @@ Range share_lines(int64_t total, const Worker& worker) {
 }
 
 void configure_relu(Plan& plan, const Machine& machine) {
-  configure_leaf<EltwiseUkernel>(plan, machine);
+  take_leaf<EltwiseUkernel>(plan, machine);
   plan.blocking.streaming = goes_past(plan.problem, machine);
 }
 
@@ -57,7 +49,7 @@ int64_t repeat_of(const Problem& p) {
 }
 
 void configure_batch_norm(Plan& plan, const Machine& machine) {
-  configure_leaf<EltwiseUkernel>(plan, machine);
+  take_leaf<EltwiseUkernel>(plan, machine);
   const Problem& p = plan.problem;
   if (p.layout == Layout::nhwc && repeat_of(p) > 1) plan.scratch_bytes = 2 * 4 * repeat_of(p) * p.ic;
 }
@@ -120,7 +112,7 @@ Turn turn_of(const Problem& p) {
 }
 
 void configure_convert(Plan& plan, const Machine& machine) {
-  configure_leaf<LayoutUkernel>(plan, machine);
+  take_leaf<LayoutUkernel>(plan, machine);
   plan.scratch_bytes = 4 * LayoutUkernel::kWork;
   const Problem& p = plan.problem;
   // Runs that end within lines cost more past the caches than they save.

@@ -7,6 +7,7 @@
 // Three and four channels, the pictures, have shuffles of their own.
 #pragma once
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -15,45 +16,14 @@ namespace {
 using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
-constexpr int64_t kLine = 16;    // floats of a cache line
 constexpr int64_t kPage = 1024;  // rows a multiple of so many floats apart share sets of the L1, but for a line
 constexpr int64_t kNarrow = 64;  // up to so many rows or columns are walked at once
 constexpr int64_t kChunk = 256;  // how far four rows are walked
 constexpr int64_t kTile = 4096;  // floats of a tile, about
 
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-inline int64_t larger(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-// Floats to the next line.
-inline int64_t to_line(const float* p) {
-  return -(reinterpret_cast<intptr_t>(p) / 4) & (kLine - 1);
-}
-
 // count floats from private memory to the target.
-template <bool kStream>
 inline void leave(const float* src, float* dst, int64_t count) {
-  int64_t j = 0;
-  if constexpr (kStream) {
-    const int64_t head = smaller(to_line(dst), count);
-    for (; j < head; j += kL) {
-      const Mask m = simd::first(head - j);
-      simd::store(dst + j, simd::load(src + j, m), m);
-    }
-    j = head;
-  }
-  for (; j + 4 * kL <= count; j += 4 * kL)
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const F v = simd::load(src + j + k * kL);
-      kStream ? simd::stream(dst + j + k * kL, v) : simd::store(dst + j + k * kL, v);
-    }
-  for (; j < count; j += kL) {
-    const Mask m = simd::first(count - j);
-    simd::store(dst + j, simd::load(src + j, m), m);
-  }
+  map_run<true>(src, dst, count, [](F v) { return v; });
 }
 
 // dst[j * dst_ld + i] = src[i * src_ld + j], i < rows, j < cols; rows and cols at most kL.
@@ -121,11 +91,6 @@ inline void turn_few(const float* src, int64_t src_ld, float* dst, int64_t dst_l
 }
 
 // --- straight to the target -------------------------------------------------------------------------------------------
-
-template <bool kStream>
-inline void put(float* dst, F v) {
-  kStream ? simd::stream(dst, v) : simd::store(dst, v);
-}
 
 // Fetches what a block at src reads: lines that begin with its rows, and where rows do not begin with a line, the ones they end in.
 inline void fetch(const float* src, int64_t ld, int64_t rows) {
@@ -213,12 +178,12 @@ struct Leaving {
   void some() {
     if (one_run) {
       const int64_t n = smaller(length, kL * kL + to_line(dst));
-      leave<true>(src, dst, n);
+      leave(src, dst, n);
       src += n, dst += n, length -= n;
       return;
     }
     for (int64_t sent = 0; sent < kL * kL && pieces > 0; sent += length, --pieces, src += src_step, dst += dst_step)
-      leave<true>(src, dst, length);
+      leave(src, dst, length);
   }
   void rest() {
     while (one_run ? length > 0 : pieces > 0) some();

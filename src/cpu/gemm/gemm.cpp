@@ -6,14 +6,11 @@
 namespace fastconv {
 
 void configure_gemm(Plan& plan, const Machine& machine) {
-  const GemmUkernel* k = find_ukernel<GemmUkernel>(machine.isa);
+  const GemmUkernel& k = take_leaf<GemmUkernel>(plan, machine);
   const Problem& p = plan.problem;
-  plan.ukernel = k;
-  plan.ukernel_name = k->name;
-  plan.isa = static_cast<Isa>(k->isa);
   Blocking& b = plan.blocking;
-  b.mr = k->mr;
-  b.nr = k->nr;
+  b.mr = k.mr;
+  b.nr = k.nr;
   b.panels = div_up(p.ocg(), b.nr);
   plan.packed_bytes = p.groups * b.panels * reduction(p) * b.nr * 4;
   plan.pack_tag = std::string("gemm n") + std::to_string(b.nr) + (b.channels_first ? " crs" : " rsc");

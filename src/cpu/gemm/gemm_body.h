@@ -373,8 +373,6 @@ struct Gemm {
     static constexpr TileFn rows_of_b[kMr] = {&tile<I + 1, kNv, kRowsOfB>...};
     static constexpr TileFn pixels[2][kMr] = {{&tile<I + 1, kNv, kPixels>...}, {&tile<I + 1, kNv, kEvenPixels>...}};
   };
-  template <class>
-  struct Make;
   template <int N, int... I>
   struct Count : Count<N - 1, N - 1, I...> {};
   template <int... I>

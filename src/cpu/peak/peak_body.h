@@ -1,6 +1,7 @@
 // Loops that measure the machine, written once over simd/.
 #pragma once
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -34,14 +35,10 @@ float read(const float* src, int64_t count) {
 constexpr int kL = simd::kLanes;
 constexpr int64_t kStep = 4 * kL;
 
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
 // Each step of values written takes its share of the steps read: what was read is summed up, so that none of it is left out.
 template <bool kStream, bool kEven>
 void move_by(const float* src, int64_t reads, float* dst, int64_t writes) {
-  const int64_t misplaced = kStream ? -(reinterpret_cast<intptr_t>(dst) / 4) & (kL - 1) : 0;
+  const int64_t misplaced = kStream ? to_line(dst) : 0;
   const int64_t head = smaller(misplaced, smaller(reads, writes));
   for (int64_t i = 0; i < head; ++i) dst[i] = src[i];
   src += head, reads -= head, dst += head, writes -= head;
@@ -55,7 +52,7 @@ void move_by(const float* src, int64_t reads, float* dst, int64_t writes) {
         v[k] = kEven ? x : simd::add(v[k], x);
       }
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) kStream ? simd::stream(dst + k * kL, v[k]) : simd::store(dst + k * kL, v[k]);
+    for (int k = 0; k < 4; ++k) put<kStream>(dst + k * kL, v[k]);
   }
   for (int64_t i = 0; i < writes % kStep; ++i) dst[i] = i < reads % kStep ? src[i] : 0.0f;
   if (kStream) simd::stream_end();

@@ -90,10 +90,7 @@ Together together(const Plan& plan) {
 
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
-  const PoolUkernel* k = find_ukernel<PoolUkernel>(machine.isa);
-  plan.ukernel = k;
-  plan.ukernel_name = k->name;
-  plan.isa = static_cast<Isa>(k->isa);
+  take_leaf<PoolUkernel>(plan, machine);
   if (global_mean(p)) return;
   const bool planes = by_planes(p);
   const int64_t room =

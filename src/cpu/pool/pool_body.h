@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -30,13 +31,6 @@ struct Sum {
   static constexpr float kIdentity = 0.0f;
   static F step(F m, F x) { return simd::add(m, x); }
 };
-
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-inline int64_t larger(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
 
 struct Span {
   int64_t begin, end;

@@ -19,10 +19,7 @@ const char* accepts(const Problem&, const Machine&) {
 
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
-  const SoftmaxUkernel* k = find_ukernel<SoftmaxUkernel>(machine.isa);
-  plan.ukernel = k;
-  plan.ukernel_name = k->name;
-  plan.isa = static_cast<Isa>(k->isa);
+  take_leaf<SoftmaxUkernel>(plan, machine);
   if (p.ow == 1) return;
   const int64_t room = machine.l2_bytes / 2 / 4 / (2 * std::max<int64_t>(p.ic, 1)) / kGroup * kGroup;
   plan.blocking.mc = std::clamp(room, kGroup, kMaxColumns);

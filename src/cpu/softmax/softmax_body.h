@@ -12,6 +12,7 @@
 
 #include <math.h>
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -21,10 +22,6 @@ using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
 constexpr int64_t kBlock = 8;  // vectors of a row that are summed before they join the total
-
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 
 // exp(x - m), x <= m or NaN.
 inline F exp_below(F x, F m) {
