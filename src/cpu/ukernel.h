@@ -55,6 +55,7 @@ struct GemmPanel {
   int64_t n;            // columns in use, 1..nr
   int32_t first, last;  // first and last part of K
   int32_t relu;
+  int32_t expect;  // each register tile asks for its part of c and of the residual before its products
 };
 
 struct GemmUkernel {
@@ -155,6 +156,7 @@ struct StrassenPanel {
   const GemmFetch* fetch;  // one entry a register tile, 7 * half steps long, as far as they go
   int64_t fetches;
   int32_t relu;
+  int32_t expect;  // each register tile asks for its part of dst and of the residual during the products before
 };
 
 struct StrassenUkernel {

@@ -54,12 +54,13 @@ void configure(Plan& plan, const Machine& machine) {
   plan.packed_bytes = b.panels * kStrassenProducts * b.seg_k * b.nr * 4;
   plan.pack_tag = "strassen n" + std::to_string(b.nr);
   const int64_t pair = kStrassenProducts * pair_stride(p), pairs = p.n * p.oh * p.ow / 2;
-  b.mc = std::max(b.mr, std::max<int64_t>(machine.l2_bytes / 4 * 3, 64 << 10) / (4 * pair) / b.mr * b.mr);
+  b.mc = std::max(b.mr, std::max<int64_t>(machine.l2_bytes / 4 * 3, 64 << 10) / (4 * pair));
   if (plan.packed_bytes <= machine.l2_bytes / 2) {
     b.mc = std::min(b.mc, 2 * b.mr);
     b.ahead = b.mc * 2 * (p.ic + p.oc) * 4 <= machine.l2_bytes / 4;
   }
   b.mc = std::min(b.mc, pairs);
+  b.expect = results_are_far(p, machine);
   plan.scratch_bytes = b.mc * pair * 4;
 }
 
@@ -108,6 +109,13 @@ void sum_input(const Plan& plan, const Operands& args, int64_t at, int64_t count
   }
 }
 
+// Nearly equal blocks of at most `most`; whole register tiles where that leaves as few.
+int64_t blocks_of(int64_t count, int64_t most, int64_t mr) {
+  if (count <= most) return std::max<int64_t>(count, 1);
+  const int64_t blocks = div_up(count, most), tiles = round_up(div_up(count, blocks), mr);
+  return tiles <= most ? tiles : div_up(count, blocks);
+}
+
 void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
@@ -122,11 +130,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   t.a = a, t.a_pair = pair_stride(p), t.a_product = b.mc * t.a_pair, t.half = b.seg_k;
   t.dst_odd = p.oc, t.dst_pair = 2 * p.oc, t.dst_right = p.oc / 2;
   t.relu = p.activation == Activation::relu;
+  t.expect = b.expect && !b.ahead;
   FetchList fetch(kStrassenProducts * b.seg_k), ahead(kStrassenProducts * b.seg_k);
+  const int64_t step = blocks_of(end - begin, b.mc, b.mr);
   for (int64_t at = begin; at < end; at += t.pairs) {
-    t.pairs = std::min(b.mc, end - at);
+    t.pairs = std::min(step, end - at);
     sum_input(plan, args, at, t.pairs, a);
-    const int64_t next = at + t.pairs, count = std::min(b.mc, end - next), tiles = div_up(t.pairs, b.mr);
+    const int64_t next = at + t.pairs, count = std::min(step, end - next), tiles = div_up(t.pairs, b.mr);
     ahead.clear();
     if (b.ahead && count > 0) {
       if (b.flat) ahead.add_lines(args.src + next * 2 * p.ic, count * 2 * p.ic);

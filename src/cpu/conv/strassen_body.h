@@ -126,6 +126,13 @@ struct Strassen {
     }
   }
 
+  // As Gemm::ask_for_results.
+  template <int MR>
+  static inline __attribute__((always_inline)) void ask_for_rows(const float* row, int64_t distance) {
+    for (int i = 0; i < MR; ++i, row += distance)
+      for (int v = 0; v < kNv; ++v) __builtin_prefetch(row + v * kL, 0, 2);
+  }
+
   template <int MR>
   static void tile(const StrassenPanel& p, const Quarter (&quarter)[2][2], int64_t pair, const float* fetch,
                    int64_t fetch_step) {
@@ -145,9 +152,16 @@ struct Strassen {
 #pragma GCC unroll 4
         for (int v = 0; v < kNv; ++v) acc[i][v] = simd::zero();
     };
+    const auto expect = [&](const Quarter& q) __attribute__((always_inline)) {
+      if (!p.expect) return;
+      const float *const c = q.c + pair * q.c_pair, *const r = q.r + pair * q.r_pair;
+      ask_for_rows<MR>(c, q.c_pair);
+      if (q.r_pair && r != c) ask_for_rows<MR>(r, q.r_pair);
+    };
     clear();
     multiply();
     put<MR>(u, acc);
+    expect(quarter[0][0]);
     multiply();
     finish<MR>(quarter[0][0], pair, acc);
     get<MR>(u, acc);
@@ -155,15 +169,18 @@ struct Strassen {
     put<MR>(u, acc);
     multiply();
     put<MR>(w, acc);
+    expect(quarter[1][0]);
     multiply();
     finish<MR>(quarter[1][0], pair, acc);
     clear();
+    expect(quarter[1][1]);
     multiply();
     plus<MR>(u, acc);
     plus<MR>(w, acc);
     get<MR>(w, acc);
     finish<MR>(quarter[1][1], pair, acc);
     get<MR>(u, acc);
+    expect(quarter[0][1]);
     multiply();
     finish<MR>(quarter[0][1], pair, acc);
   }

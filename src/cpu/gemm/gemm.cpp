@@ -12,6 +12,7 @@ void configure_gemm(Plan& plan, const Machine& machine) {
   b.mr = k.mr;
   b.nr = k.nr;
   b.panels = div_up(p.ocg(), b.nr);
+  b.expect = results_are_far(p, machine);
   plan.packed_bytes = p.groups * b.panels * reduction(p) * b.nr * 4;
   plan.pack_tag = std::string("gemm n") + std::to_string(b.nr) + (b.channels_first ? " crs" : " rsc");
 }
@@ -101,6 +102,7 @@ void set_panel(GemmPanel& g, const Plan& plan, const Operands& args, int64_t uni
   g.partial = nullptr;
   g.first = g.last = 1;
   g.relu = p.activation == Activation::relu;
+  g.expect = b.expect && !(nhwc && b.ahead);
 }
 
 int64_t tile_stride(const Plan& plan) {

@@ -50,6 +50,11 @@ struct Rectangle {
 // half of the larger operand.
 Rectangle split_work(const Plan& plan, int64_t pixel_units, int64_t panel_count, const Worker& worker);
 
+// Outputs, and the residual if there is one, are more than what the L2 may still hold of them when their turn comes.
+inline bool results_are_far(const Problem& p, const Machine& machine) {
+  return p.dst_elements() * (p.residual ? 2 : 1) * 4 > machine.l2_bytes / 2;
+}
+
 // Memory that will be wanted soon, cut into runs of one cache line a step of the reduction, one run a register tile
 // (GemmPanel::fetch). A run may reach past what was asked for. What does not fit into the list is not fetched.
 class FetchList {

@@ -54,6 +54,28 @@ struct Gemm {
     }
   }
 
+  // What the tile's end will write, and read if there is a residual, towards the L2: rows often lie a multiple of 4 KiB apart, in
+  // one set of the L1, where they would put each other out before their turn.
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void ask_for_results(const GemmPanel& g, const Place& at) {
+    constexpr int kHalf = (MR + 1) / 2;
+    const auto ask = [&](const float* c) {
+      if (g.c_col == 1) {
+        for (int i = 0; i < MR; ++i) {
+          const float* const row = c + (i < kHalf ? at.c0 + i * g.c_row : at.c1 + (i - kHalf) * g.c_row);
+          for (int v = 0; v < V; ++v) __builtin_prefetch(row + v * simd::kLanes, 0, 2);
+        }
+      } else {
+        for (int64_t j = 0; j < g.n; ++j) {
+          __builtin_prefetch(c + at.c0 + j * g.c_col, 0, 2);
+          __builtin_prefetch(c + at.c0 + j * g.c_col + MR - 1, 0, 2);
+        }
+      }
+    };
+    ask(g.c);
+    if (g.residual && g.residual != g.c) ask(g.residual);
+  }
+
   // `fetch` walks through memory that is wanted soon, `fetch_step` floats a step of the reduction (0: stays).
   // V: vectors of channels in use. A last panel of few channels takes one.
   template <int MR, int V, Operand kFrom>
@@ -74,6 +96,7 @@ struct Gemm {
       }
     }
 
+    if (g.expect) ask_for_results<MR, V>(g, at);
     const int64_t row = g.a_row, step = g.a_k;
     if constexpr (kFrom == kPixels || kFrom == kEvenPixels) {
       // Pixels are copied some steps before they are multiplied, so that broadcasts find them in the L1, and asked for before that.
