@@ -203,9 +203,10 @@ struct DepthwiseUkernel {
 };
 
 // --- pooling ------------------------------------------------------------------------------------------------------
-// Windows over one image [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows
+// Windows over images [ih][iw][c]; a plane of NCHW is such an image with c = 1. Output row y and column x see rows
 // y*sh - pt + r*dh, r < kh, and columns x*sw - pl + s*dw, s < kw, as far as these lie inside the image.
 struct PoolCall {
+  int64_t images, src_image, dst_image;  // so many, which lie so far apart
   const float* src;
   float* dst;        // [oh][ow][c]
   int64_t* indices;  // [oh][ow][c]: row * iw + column of the chosen element; -1 where a window holds no element
@@ -217,6 +218,7 @@ struct PoolCall {
   int64_t strip;               // output columns that are computed together; their input columns fit the work memory
   int64_t row_begin, row_end;  // output rows to compute
   int32_t count_include_pad;
+  int32_t streaming;  // stores go past the caches, where dst and its rows allow that
 };
 
 struct PoolUkernel {

@@ -8,32 +8,57 @@
 namespace fastconv {
 namespace {
 
+// Sums by lanes of a run.
+inline F lane_sums(const float* src, int64_t begin, int64_t end) {
+  F acc[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
+  int64_t j = begin;
+  for (; j + 4 * kL <= end; j += 4 * kL)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) acc[k] = simd::add(acc[k], simd::load(src + j + k * kL));
+  for (; j + kL <= end; j += kL) acc[0] = simd::add(acc[0], simd::load(src + j));
+  if (j < end) acc[1] = simd::add(acc[1], simd::load(src + j, simd::first(end - j)));
+  return simd::add(simd::add(acc[0], acc[1]), simd::add(acc[2], acc[3]));
+}
+
+// Of a float that is divided by a float, one division in float is that in double, rounded.
+inline bool divides_in_float(double divisor) {
+  return static_cast<double>(static_cast<float>(divisor)) == divisor;
+}
+
+// kL rows at a time: their lanes are added up turned.
+void mean_short_rows(const float* src, float* dst, int64_t rows, int64_t len, float divisor) {
+  const F by = simd::set1(divisor);
+  for (int64_t i = 0; i < rows; i += kL) {
+    const int64_t count = smaller(kL, rows - i);
+    F row[kL], lane[kL];
+    for (int64_t k = 0; k < kL; ++k) row[k] = k < count ? lane_sums(src + (i + k) * len, 0, len) : simd::zero();
+    simd::transpose(row, lane);
+#pragma GCC unroll 4
+    for (int half = kL / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+      for (int k = 0; k < half; ++k) lane[k] = simd::add(lane[k], lane[k + half]);
+    simd::store(dst + i, simd::div(lane[0], by), simd::first(count));
+  }
+}
+
 void mean_rows(const float* src, float* dst, int64_t rows, int64_t len, double divisor) {
   constexpr int64_t kPart = 64 * 4 * kL;
+  if (len <= kPart && divides_in_float(divisor))
+    return mean_short_rows(src, dst, rows, len, static_cast<float>(divisor));
   for (int64_t i = 0; i < rows; ++i, src += len) {
     double total = 0;
-    for (int64_t begin = 0; begin < len; begin += kPart) {
-      const int64_t end = smaller(len, begin + kPart);
-      F acc[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
-      int64_t j = begin;
-      for (; j + 4 * kL <= end; j += 4 * kL)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) acc[k] = simd::add(acc[k], simd::load(src + j + k * kL));
-      for (; j + kL <= end; j += kL) acc[0] = simd::add(acc[0], simd::load(src + j));
-      if (j < end) acc[1] = simd::add(acc[1], simd::load(src + j, simd::first(end - j)));
-      total += static_cast<double>(simd::sum(simd::add(simd::add(acc[0], acc[1]), simd::add(acc[2], acc[3]))));
-    }
+    for (int64_t begin = 0; begin < len; begin += kPart)
+      total += static_cast<double>(simd::sum(lane_sums(src, begin, smaller(len, begin + kPart))));
     dst[i] = static_cast<float>(total / divisor);
   }
 }
 
-// kV vectors of columns, the last one masked.
+// kV vectors of columns, the last one masked. What the next such columns see is fetched towards the L2: rows lie far apart.
 template <int kV>
 void mean_block(const float* src, int64_t ld, float* dst, int64_t rows, int64_t n, double divisor) {
   constexpr int64_t kPart = 128;
   const Mask last = simd::first(n - (kV - 1) * kL);
-  double total[kV * kL];
-  for (int i = 0; i < kV * kL; ++i) total[i] = 0;
+  double total[kV * kL] = {};
   for (int64_t begin = 0; begin < rows; begin += kPart) {
     const int64_t end = smaller(rows, begin + kPart);
     F acc[kV];
@@ -42,8 +67,16 @@ void mean_block(const float* src, int64_t ld, float* dst, int64_t rows, int64_t 
     for (int64_t r = begin; r < end; ++r) {
       const float* p = src + r * ld;
 #pragma GCC unroll 8
+      for (int v = 0; v < kV; v += kLine / kL) __builtin_prefetch(p + (kV + v) * kL, 0, 2);
+#pragma GCC unroll 8
       for (int v = 0; v < kV - 1; ++v) acc[v] = simd::add(acc[v], simd::load(p + v * kL));
       acc[kV - 1] = simd::add(acc[kV - 1], simd::load(p + (kV - 1) * kL, last));
+    }
+    if (rows <= kPart && divides_in_float(divisor)) {
+      const F by = simd::set1(static_cast<float>(divisor));
+#pragma GCC unroll 8
+      for (int v = 0; v < kV - 1; ++v) simd::store(dst + v * kL, simd::div(acc[v], by));
+      return simd::store(dst + (kV - 1) * kL, simd::div(acc[kV - 1], by), last);
     }
     float part[kV * kL];
 #pragma GCC unroll 8

@@ -2,9 +2,10 @@
 // unit of work is one output row: of a plane in NCHW, of an image in NHWC. A worker walks a contiguous run of them, so
 // that rows that windows share are still in its cache. Means of whole planes divide over planes (NCHW) or groups of
 // channels (NHWC).
-// Planes of NCHW whose windows are narrow are pooled sixteen at a time, by bands of rows: turned to pixels in private memory,
+// Planes of NCHW that leaves do not pool as they read them, and whose windows are narrow, are pooled sixteen at a time, by bands of rows: turned to pixels in private memory,
 // pooled with vectors of whole lines there, and turned back. Bits are those of planes by themselves: the order of every sum is the
 // same.
+// Results larger than half of the L3 are stored past the caches where leaves write them line by line.
 // Blocking: mc output columns together, so many that their input columns fill half of the L1 data cache; `band` output rows of planes that are pooled together.
 #include <algorithm>
 
@@ -13,12 +14,11 @@
 namespace fastconv {
 namespace {
 
-constexpr int64_t kSlack = 64;                     // floats that leaves may read behind a strip
-constexpr int64_t kMaxStrip = int64_t{1} << 26;    // floats
-constexpr int64_t kMaxCounted = int64_t{1} << 24;  // indices count rows and columns of a window in float lanes
-constexpr int64_t kChannelGroup = 64;              // channels that one worker takes at least
-constexpr int64_t kPlanes = 16;                    // planes that are pooled together
-constexpr int64_t kWideRow = 24;  // output columns from which planes of stride 2 are pooled by themselves
+constexpr int64_t kSlack = 64;                       // floats that leaves may read behind a strip
+constexpr int64_t kMaxStrip = int64_t{1} << 26;      // floats
+constexpr int64_t kMaxCounted = int64_t{1} << 24;    // indices count rows and columns of a window in float lanes
+constexpr int64_t kChannelGroup = 64;                // channels that one worker takes at least
+constexpr int64_t kPlanes = 16;                      // planes that are pooled together
 constexpr int64_t kMostTogether = int64_t{1} << 20;  // floats of their rows that one output row sees
 constexpr int64_t kWidestWindow = 8;  // of those; wider ones may run along rows (runs_pay in pool_body.h)
 
@@ -53,16 +53,19 @@ const char* refuses(const Problem& p, const Machine&) {
   return nullptr;
 }
 
-// Planes that leaves pool as they read them.
-bool pairs(const Problem& p) {
-  return p.kh <= 3 && p.kw == 2 && p.sw == 2 && p.dw == 1;
+// Planes that leaves pool as they read them (planes_body.h): windows of stride 2, and square ones of stride 1 that keep the width.
+bool halves(const Problem& p) {
+  return p.kh <= 3 && (p.kw == 2 || p.kw == 3) && p.sw == 2 && p.dw == 1;
+}
+bool flat(const Problem& p) {
+  return p.kh == p.kw && (p.kw == 3 || p.kw == 5) && p.sh == 1 && p.sw == 1 && p.dh == 1 && p.dw == 1 &&
+         p.pl == p.kw / 2 && p.ow == p.iw && p.iw >= p.kw && p.iw <= 256;
 }
 
 // Whether planes are pooled together: follows from the problem less its batch.
 bool by_planes(const Problem& p) {
   return p.layout == Layout::nchw && p.ic >= kPlanes && p.kw <= kWidestWindow && !p.with_indices &&
-         p.op != Op::adaptive_avg_pool2d && !(p.ow >= kWideRow && pairs(p)) &&
-         kPlanes * strip_floats(p, 1) <= kMaxStrip &&
+         p.op != Op::adaptive_avg_pool2d && !halves(p) && !flat(p) && kPlanes * strip_floats(p, 1) <= kMaxStrip &&
          kPlanes * std::min((p.kh - 1) * p.dh + 1, p.ih) * p.iw <= kMostTogether;
 }
 
@@ -88,10 +91,18 @@ Together together(const Plan& plan) {
   return t;
 }
 
+// Whether leaves write an output line by line.
+bool whole_lines(const Problem& p) {
+  if (p.with_indices || p.op == Op::adaptive_avg_pool2d || p.kh > 5 || p.kw > 5) return false;
+  if (p.layout == Layout::nhwc) return p.ic % 16 == 0 && ((p.kh <= 3 && p.kw <= 3) || flat(p));
+  return (halves(p) && p.ow % 16 == 0 && p.ow > 16) || (flat(p) && p.oh * p.ow % 16 == 0);
+}
+
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   take_leaf<PoolUkernel>(plan, machine);
   if (global_mean(p)) return;
+  plan.blocking.streaming = 4 * p.dst_elements() > machine.stream_bytes && whole_lines(p);
   const bool planes = by_planes(p);
   const int64_t room =
       std::max<int64_t>(machine.l1d_bytes, 16 << 10) / 8 / (p.with_indices ? 2 : 1) / (planes ? kPlanes : 1);
@@ -138,7 +149,7 @@ void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall
   const int64_t bands = (p.oh + at.rows - 1) / at.rows, groups = (planes + kPlanes - 1) / kPlanes;
   LayoutPart turn{};
   turn.work = work + at.turn;
-  g.c = kPlanes;
+  g.c = kPlanes, g.images = 1;
   g.work = work + at.strip;
   g.work_floats = at.turn - at.strip;
   const Range mine = share(groups * bands, worker.tid, worker.nthr);
@@ -178,6 +189,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.divisor = p.divisor_override;
   g.count_include_pad = p.count_include_pad;
   g.strip = plan.blocking.mc;
+  g.streaming = plan.blocking.streaming;
 
   void (*body)(const PoolCall*) = args.indices ? leaf.max_indices : leaf.max;
   if (p.op == Op::avg_pool2d) body = leaf.average;
@@ -192,18 +204,19 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   if (by_planes(p)) return run_planes(plan, args, worker, g, body);
   const bool nhwc = p.layout == Layout::nhwc;
   const int64_t images = nhwc ? p.n : p.n * p.ic;
-  const int64_t src_image = nhwc ? p.ih * p.iw * p.ic : args.src_plane_of(p);
-  const int64_t dst_image = nhwc ? p.oh * p.ow * p.ic : args.dst_plane_of(p);
+  g.src_image = nhwc ? p.ih * p.iw * p.ic : args.src_plane_of(p);
+  g.dst_image = nhwc ? p.oh * p.ow * p.ic : args.dst_plane_of(p);
   const Range mine = share(images * p.oh, worker.tid, worker.nthr);
   for (int64_t unit = mine.begin; unit < mine.end;) {
-    const int64_t image = unit / p.oh;
+    const int64_t image = unit / p.oh, left = mine.end - unit;
     g.row_begin = unit % p.oh;
-    g.row_end = std::min(p.oh, g.row_begin + mine.end - unit);
-    g.src = args.src + image * src_image;
-    g.dst = args.dst + image * dst_image;
-    g.indices = args.indices ? args.indices + image * dst_image : nullptr;
+    g.row_end = std::min(p.oh, g.row_begin + left);
+    g.images = g.row_begin == 0 && left >= p.oh ? left / p.oh : 1;
+    g.src = args.src + image * g.src_image;
+    g.dst = args.dst + image * g.dst_image;
+    g.indices = args.indices ? args.indices + image * g.dst_image : nullptr;
     body(&g);
-    unit += g.row_end - g.row_begin;
+    unit += g.images * (g.row_end - g.row_begin);
   }
 }
 

@@ -1,5 +1,5 @@
 // Max or mean over r < kh, s < kw of src[y*sh - pt + r*dh, x*sw - pl + s*dw, c], float32, any machine.
-// Operands: PoolCall (ukernel.h); NCHW calls once a plane with c = 1, NHWC once an image.
+// Operands: PoolCall (ukernel.h); planes of NCHW are images with c = 1.
 // Preconditions: work memory holds a strip's input columns and 64 floats more (each half of it for max_indices).
 // Tails: loops over the lanes in use; nothing outside src and dst is touched.
 // Numerics: NaN sticks in a maximum. Sums go over rows, then over columns, in blocks of 32 terms, and are divided,

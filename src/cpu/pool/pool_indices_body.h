@@ -58,8 +58,7 @@ void best_taps(const float* values, const float* rows, int64_t tap, int64_t taps
   }
 }
 
-void max_pool_indices(const PoolCall* call) {
-  const PoolCall& g = *call;
+void best_of_image(const PoolCall& g) {
   const int64_t c = g.c, tap = g.dw * c, line = g.iw * c, down = g.dh * g.iw;
   float* values = g.work;
   float* rows = g.work + g.work_floats / 2;
@@ -96,6 +95,9 @@ void max_pool_indices(const PoolCall* call) {
       }
     }
   }
+}
+void max_pool_indices(const PoolCall* call) {
+  each_image(call, best_of_image);
 }
 
 }  // namespace

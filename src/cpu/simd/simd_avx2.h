@@ -83,7 +83,7 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
 }
-// Maximum in which a NaN of either side sticks.
+// Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
   return select(is_nan(m), m, _mm256_max_ps(m, x));
 }
@@ -167,6 +167,28 @@ inline void transpose_block(const float* src, int64_t ld, F out[8]) {
 
 // --- for pooling, softmax and layout conversion
 
+// The lanes whose bits are set; more bits than lanes are passed over.
+inline Mask lanes(uint64_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits & 255)), lane), lane);
+}
+// v kBy lanes further up, below it the topmost of `below`; and further down, above it the lowest of `above`.
+template <int kBy>
+inline F slide_up(F below, F v) {
+  const __m256i from = _mm256_setr_epi32(8 - kBy, 9 - kBy, 10 - kBy, 11 - kBy, 12 - kBy, 13 - kBy, 14 - kBy, 15 - kBy);
+  return _mm256_permutevar8x32_ps(_mm256_blend_ps(v, below, 256 - (256 >> kBy)), from);
+}
+template <int kBy>
+inline F slide_down(F v, F above) {
+  const __m256i from = _mm256_setr_epi32(kBy, kBy + 1, kBy + 2, kBy + 3, kBy + 4, kBy + 5, kBy + 6, kBy + 7);
+  return _mm256_permutevar8x32_ps(_mm256_blend_ps(v, above, (1 << kBy) - 1), from);
+}
+// Lane i of the result is lane from[i] of a, or from[i] - kLanes of b.
+inline F pick(F a, F b, Index from) {
+  const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(from, 28));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(a, from), _mm256_permutevar8x32_ps(b, from), second);
+}
+
 inline F max(F a, F b) {
   return _mm256_max_ps(a, b);
 }  // b where either is NaN
@@ -177,6 +199,9 @@ inline float max_across(F v) {  // of lanes without NaN
 }
 inline Mask either(Mask a, Mask b) {
   return _mm256_or_si256(a, b);
+}
+inline bool any(Mask m) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(m)) != 0;
 }
 inline Mask without(Mask a, Mask b) {
   return _mm256_andnot_si256(b, a);

@@ -82,7 +82,7 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return _mm512_mask_blend_ps(m, no, yes);
 }
-// Maximum in which a NaN of either side sticks.
+// Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
   return _mm512_mask_mov_ps(_mm512_max_ps(m, x), is_nan(m), m);
 }
@@ -184,6 +184,24 @@ inline void transpose_block(const float* src, int64_t ld, F out[16]) {
 
 // --- for pooling, softmax and layout conversion
 
+// The lanes whose bits are set; more bits than lanes are passed over.
+inline Mask lanes(uint64_t bits) {
+  return static_cast<Mask>(bits);
+}
+// v kBy lanes further up, below it the topmost of `below`; and further down, above it the lowest of `above`.
+template <int kBy>
+inline F slide_up(F below, F v) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(v), _mm512_castps_si512(below), 16 - kBy));
+}
+template <int kBy>
+inline F slide_down(F v, F above) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(above), _mm512_castps_si512(v), kBy));
+}
+// Lane i of the result is lane from[i] of a, or from[i] - kLanes of b.
+inline F pick(F a, F b, Index from) {
+  return _mm512_permutex2var_ps(a, from, b);
+}
+
 inline F max(F a, F b) {
   return _mm512_max_ps(a, b);
 }  // b where either is NaN
@@ -195,6 +213,9 @@ inline float max_across(F v) {  // of lanes without NaN
 }
 inline Mask either(Mask a, Mask b) {
   return static_cast<Mask>(a | b);
+}
+inline bool any(Mask m) {
+  return m != 0;
 }
 inline Mask without(Mask a, Mask b) {
   return static_cast<Mask>(a & ~b);

@@ -96,9 +96,9 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return each([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
-// Maximum in which a NaN of either side sticks.
+// Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
-  return each([&](int i) { return (x.v[i] > m.v[i] || x.v[i] != x.v[i]) && m.v[i] == m.v[i] ? x.v[i] : m.v[i]; });
+  return each([&](int i) { return (x.v[i] >= m.v[i] || x.v[i] != x.v[i]) && m.v[i] == m.v[i] ? x.v[i] : m.v[i]; });
 }
 inline float sum(F v) {
   return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]);
@@ -156,6 +156,26 @@ inline void transpose_block(const float* src, int64_t ld, F out[4]) {
 
 // --- for pooling, softmax and layout conversion
 
+// The lanes whose bits are set; more bits than lanes are passed over.
+inline Mask lanes(uint64_t bits) {
+  Mask m;
+  for (int i = 0; i < kLanes; ++i) m.v[i] = bits >> i & 1;
+  return m;
+}
+// v kBy lanes further up, below it the topmost of `below`; and further down, above it the lowest of `above`.
+template <int kBy>
+inline F slide_up(F below, F v) {
+  return each([&](int i) { return i < kBy ? below.v[kLanes - kBy + i] : v.v[i - kBy]; });
+}
+template <int kBy>
+inline F slide_down(F v, F above) {
+  return each([&](int i) { return i + kBy < kLanes ? v.v[i + kBy] : above.v[i + kBy - kLanes]; });
+}
+// Lane i of the result is lane from[i] of a, or from[i] - kLanes of b.
+inline F pick(F a, F b, Index from) {
+  return each([&](int i) { return from.v[i] < kLanes ? a.v[from.v[i]] : b.v[from.v[i] - kLanes]; });
+}
+
 inline F max(F a, F b) {  // b where either is NaN
   return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
@@ -167,6 +187,11 @@ inline float max_across(F v) {  // of lanes without NaN
 inline Mask either(Mask a, Mask b) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] || b.v[i];
   return a;
+}
+inline bool any(Mask m) {
+  bool some = false;
+  for (int i = 0; i < kLanes; ++i) some = some || m.v[i];
+  return some;
 }
 inline Mask without(Mask a, Mask b) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] && !b.v[i];
