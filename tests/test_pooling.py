@@ -11,7 +11,7 @@ import pytest
 import fastconv as fc
 import reference as ref
 from cases import POOL_CASES, PoolCase, case_id
-from helpers import F32, fenced, integers, normal
+from helpers import F32, fenced, integers, normal, stored_past
 
 every_case = pytest.mark.parametrize("case", POOL_CASES, ids=case_id)
 undilated = pytest.mark.parametrize("case", [c for c in POOL_CASES if c.dilation == (1, 1)], ids=case_id)
@@ -194,6 +194,90 @@ def test_planes_together(
             assert alone.tobytes() == y[image : image + 1].tobytes()
 
 
+# Rows of whole vectors and one more; planes whose rows end in every lane; rows too long for that; few outputs a row.
+SLIDING = [
+    (2, 16, 7, 33),
+    (1, 80, 6, 9),
+    (2, 33, 9, 20),
+    (1, 3, 5, 300),
+    (3, 2, 11, 16),
+    (2, 3, 12, 17),
+    (1, 5, 4, 65),
+    (1, 64, 2, 64),
+]
+
+
+@pytest.mark.parametrize("shape", SLIDING, ids=str)
+@pytest.mark.parametrize(
+    "window", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (2, 2, 0), (2, 2, 1), (5, 1, 2), (5, 2, 2)], ids=str
+)
+def test_windows_slide(
+    shape: tuple[int, ...], window: tuple[int, ...], isa: str, layout: str, rng: np.random.Generator
+) -> None:
+    """Infinities of both signs, whose sum is NaN, and NaN itself, beside values that stay what they are."""
+    kernel, stride, padding = window
+    if kernel > shape[2] + 2 * padding:
+        pytest.skip("the window does not fit")
+    x = integers(rng, *shape)
+    x[:, :, 0, ::3] = np.inf
+    x[:, :, 1, ::2] = -np.inf
+    x[-1, 0, -1, -1] = np.nan
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    expected = ref.max_pool2d(view, kernel, stride, padding, layout=layout)[0]
+    for threads in (1, 2, 5):
+        with fc.threads(threads):
+            ref.assert_exact(fc.max_pool2d(view, kernel, stride, padding, layout=layout), expected)
+    # A sum of zeros has the sign that it has by itself, wherever its vector begins.
+    zeros = np.full_like(view, -0.0)
+    with fc.threads(1):
+        alone = fc.avg_pool2d(zeros, kernel, stride, padding, layout=layout)
+    with fc.threads(5):
+        assert fc.avg_pool2d(zeros, kernel, stride, padding, layout=layout).tobytes() == alone.tobytes()
+    view = np.ascontiguousarray(ref.from_nchw(integers(rng, *shape), layout))
+    for more in ({}, {"count_include_pad": False}, {"divisor_override": 7}, {"ceil_mode": True}):
+        y = fc.avg_pool2d(view, kernel, stride, padding, layout=layout, **more)
+        ref.assert_avg_pool_close(
+            y, ref.avg_pool2d(view, kernel, stride, padding, layout=layout, **more), integers=True
+        )
+
+
+@pytest.mark.parametrize("offset", [0, 4, 5], ids=lambda n: f"offset{n}")
+@pytest.mark.parametrize(
+    "shape, window",
+    [
+        ((2, 32, 20, 64), (2, 2, 0)),
+        ((2, 80, 7, 48), (3, 1, 1)),
+        ((1, 16, 16, 16), (3, 2, 1)),
+        ((2, 3, 12, 65), (3, 2, 1)),
+        ((1, 48, 8, 20), (5, 1, 2)),
+        ((1, 32, 5, 7), (1, 1, 0)),
+    ],
+    ids=str,
+)
+def test_past_the_caches(
+    shape: tuple[int, ...], window: tuple[int, ...], offset: int, isa: str, layout: str, rng: np.random.Generator
+) -> None:
+    kernel, stride, padding = window
+    x = integers(rng, *shape)
+    whole, _ = fenced(np.ascontiguousarray(ref.from_nchw(x, layout)), fence=9.0, offset=offset)
+    mean = ref.avg_pool2d(whole, kernel, stride, padding, layout=layout)
+    x[0, 1, 2, 3] = np.nan
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    given, _ = fenced(view, fence=9.0, offset=offset)
+    expected = ref.max_pool2d(view, kernel, stride, padding, layout=layout)[0]
+    with stored_past(1):
+        stores = fc.explain("max_pool2d", view, kernel, stride, padding, layout=layout)["stores"]
+        assert stores == "streaming" or layout == "NCHW" or shape[1] % 16
+        for threads in (1, 3):
+            out, intact = fenced(np.zeros(expected.shape, np.float32), fence=7.0, offset=offset)
+            with fc.threads(threads):
+                fc.max_pool2d(given, kernel, stride, padding, layout=layout, out=out)
+                ref.assert_exact(out, expected)
+                fc.avg_pool2d(whole, kernel, stride, padding, layout=layout, out=out)
+            ref.assert_avg_pool_close(out, mean, integers=True)
+            assert intact()
+
+
 # --- adaptive ---------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +297,19 @@ def test_global_average_random(isa: str, layout: str, rng: np.random.Generator) 
     x = np.ascontiguousarray(ref.from_nchw(normal(rng, 2, 100, 7, 7), layout))
     actual = fc.adaptive_avg_pool2d(x, 1, layout=layout)
     ref.assert_avg_pool_close(actual, ref.adaptive_avg_pool2d(x, 1, layout=layout), integers=False)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (7, 7), (8, 16), (90, 91), (3, 43)], ids=str)
+def test_global_average_keeps_its_bits(size: tuple[int, int], isa: str, layout: str, rng: np.random.Generator) -> None:
+    """Planes are added up several at a time: how many there are besides changes nothing."""
+    x = np.ascontiguousarray(ref.from_nchw(normal(rng, 3, 37, *size), layout))
+    with fc.threads(1):
+        y = fc.adaptive_avg_pool2d(x, 1, layout=layout)
+    ref.assert_avg_pool_close(y, ref.adaptive_avg_pool2d(x, 1, layout=layout), integers=False)
+    with fc.threads(3):
+        assert fc.adaptive_avg_pool2d(x, 1, layout=layout).tobytes() == y.tobytes()
+    alone = fc.adaptive_avg_pool2d(x[1:2].copy(), 1, layout=layout)
+    assert alone.tobytes() == y[1:2].tobytes()
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
