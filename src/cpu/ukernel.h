@@ -146,14 +146,30 @@ struct StrassenInput {
 struct StrassenPanel {
   const float* a;
   int64_t a_product, a_pair, half;
+  // Planes: a in register tiles a_tile apart, each [product][half][mr]; a_product and a_pair are not used. Or 0.
+  int64_t a_tile;
+  // With a_tile: each tile makes its a, a_made == a, of pixels of planes a_from_k apart. The pair (o, i) begins at a_from + o * a_from_outer +
+  // i * a_from_pair in the plane of channel 0, its odd pixel a_from_odd further on; a_from_pair is 1 or 2. Or null.
+  const float* a_from;
+  float* a_made;
+  int64_t a_from_k, a_from_outer, a_from_pair, a_from_odd;
   const float* b;  // [product][half][nr], zero-padded columns
   float* dst;      // first pair, first channel of the left half
   int64_t dst_pair, dst_odd, dst_right;
-  const float* residual;  // strides of dst; or null
-  const float* bias;      // channel of dst; the right half's dst_right further on; or null
-  int64_t pairs;
-  int64_t n;               // columns in use of either half, 1..nr
-  const GemmFetch* fetch;  // one entry a register tile, 7 * half steps long, as far as they go
+  int64_t dst_outer, dst_column;  // with a_tile: from row to row of pairs; from channel to channel, dst_pair is 1
+  const float* residual;          // strides of dst; or null
+  const float* bias;              // channel of dst; the right half's bias_right further on; or null
+  int64_t bias_right, bias_odd;
+  int64_t outer, inner;  // pairs; without a_tile one row
+  // panel_planes, where pairs are of output channels and columns are pixels, dst_right apart: register tiles first .. last - 1 of them, and
+  // what the first makes b_made == b of, where it is asked to: b_from is the first pixel in the plane of channel 0.
+  int64_t first, last;
+  const float* b_from;  // or null
+  float* b_made;
+  int64_t b_from_k, b_right, b_lower;
+  int64_t n;  // columns in use of either half, 1..nr
+  const GemmFetch*
+      fetch;  // one entry a register tile, 7 * half steps long, as far as they go; panel_planes: one a product, half steps
   int64_t fetches;
   int32_t relu;
   int32_t expect;  // each register tile asks for its part of dst and of the residual during the products before
@@ -165,9 +181,12 @@ struct StrassenUkernel {
   int32_t mr, nr;  // register tile: pairs x channels of either half
   void (*input)(const StrassenInput*);
   void (*panel)(const StrassenPanel*);
+  void (*panel_planes)(const StrassenPanel*);
   // b[product * b_product + j] of the weights w[k half][channel half] in quarters, j < count, in float64, rounded once.
   // count is a multiple of 8.
   void (*weights)(const float* const w[4], float* b, int64_t b_product, int64_t count);
+  // The same of a, w[channel half][k half].
+  void (*weights_left)(const float* const w[4], float* a, int64_t a_product, int64_t count);
 };
 
 // --- depthwise convolution ----------------------------------------------------------------------------------------

@@ -15,16 +15,38 @@
 // Reference: Strassen, "Gaussian elimination is not optimal", Numer. Math. 13, 1969; the form with 15 additions is Winograd's.
 #include <algorithm>
 
-#include "cpu/gemm/gemm.h"
+#include "cpu/conv/strassen.h"
 
 namespace fastconv {
-namespace {
 
-constexpr int64_t kMostChannels = 1024;  // what the error allows
-
-const StrassenUkernel& leaf_of(const Plan& plan) {
-  return *static_cast<const StrassenUkernel*>(plan.ukernel);
+void pack_strassen_weights(const Plan& plan, const float* wei, void* packed, Worker& worker) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const StrassenUkernel& leaf = strassen_of(plan);
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  constexpr int64_t kChunk = 16;  // input channels at a time
+  const int64_t half = p.ic / 2, right = p.oc / 2, nr = b.nr, chunks = div_up(half, kChunk);
+  alignas(64) float rows[4][kChunk * kMaxNr];  // quarters: [k half][channel half]
+  const Range mine = share(b.panels * chunks, worker.tid, worker.nthr);
+  for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
+    const int64_t panel = unit / chunks, k0 = unit % chunks * kChunk, steps = std::min(kChunk, half - k0);
+    const int64_t first = panel * nr, count = std::min(nr, right - first);
+    for (int64_t q = 0; q < 4; ++q) {
+      const int64_t k = k0 + q / 2 * half, channel = first + q % 2 * right;
+      if (count < nr) std::fill(rows[q], rows[q] + kChunk * nr, 0.0f);
+      if (p.weight_layout == WeightLayout::hwio) {
+        for (int64_t i = 0; i < steps; ++i) std::copy_n(wei + (k + i) * p.oc + channel, count, rows[q] + i * nr);
+      } else {
+        move.transpose(wei + channel * p.ic + k, p.ic, rows[q], nr, count, steps);
+      }
+    }
+    const float* const quarters[4] = {rows[0], rows[1], rows[2], rows[3]};
+    float* out = static_cast<float*>(packed) + panel * kStrassenProducts * half * nr + k0 * nr;
+    leaf.weights(quarters, out, half * nr, steps * nr);
+  }
 }
+
+namespace {
 
 const char* refuses(const Problem& p, const Machine&) {
   if (p.layout != Layout::nhwc) return "the layout is not NHWC";
@@ -33,7 +55,7 @@ const char* refuses(const Problem& p, const Machine&) {
   if (p.groups != 1) return "the channels are grouped";
   if (p.ic % 2 || p.oc % 2) return "a number of channels is odd";
   if (p.ow % 2) return "the number of output columns is odd";
-  if (p.ic > kMostChannels) return "more than 1024 input channels";
+  if (p.ic > kMostStrassenChannels) return "more than 1024 input channels";
   return nullptr;
 }
 
@@ -64,33 +86,6 @@ void configure(Plan& plan, const Machine& machine) {
   plan.scratch_bytes = b.mc * pair * 4;
 }
 
-void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
-  const Problem& p = plan.problem;
-  const Blocking& b = plan.blocking;
-  const StrassenUkernel& leaf = leaf_of(plan);
-  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  constexpr int64_t kChunk = 16;  // input channels at a time
-  const int64_t half = p.ic / 2, right = p.oc / 2, nr = b.nr, chunks = div_up(half, kChunk);
-  alignas(64) float rows[4][kChunk * kMaxNr];  // quarters: [k half][channel half]
-  const Range mine = share(b.panels * chunks, worker.tid, worker.nthr);
-  for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
-    const int64_t panel = unit / chunks, k0 = unit % chunks * kChunk, steps = std::min(kChunk, half - k0);
-    const int64_t first = panel * nr, count = std::min(nr, right - first);
-    for (int64_t q = 0; q < 4; ++q) {
-      const int64_t k = k0 + q / 2 * half, channel = first + q % 2 * right;
-      if (count < nr) std::fill(rows[q], rows[q] + kChunk * nr, 0.0f);
-      if (p.weight_layout == WeightLayout::hwio) {
-        for (int64_t i = 0; i < steps; ++i) std::copy_n(wei + (k + i) * p.oc + channel, count, rows[q] + i * nr);
-      } else {
-        move.transpose(wei + channel * p.ic + k, p.ic, rows[q], nr, count, steps);
-      }
-    }
-    const float* const quarters[4] = {rows[0], rows[1], rows[2], rows[3]};
-    float* out = static_cast<float*>(packed) + panel * kStrassenProducts * half * nr + k0 * nr;
-    leaf.weights(quarters, out, half * nr, steps * nr);
-  }
-}
-
 // The sums of pairs at..at+count of the batch, to a.
 void sum_input(const Plan& plan, const Operands& args, int64_t at, int64_t count, float* a) {
   const Problem& p = plan.problem;
@@ -104,7 +99,7 @@ void sum_input(const Plan& plan, const Operands& args, int64_t at, int64_t count
     s.pairs = b.flat ? count : std::min(count - done, row_pairs - x);
     s.src = args.src + ((image * p.ih + y * p.sh) * p.iw) * p.ic + x * s.src_pair;
     s.a = a + done * s.a_pair;
-    leaf_of(plan).input(&s);
+    strassen_of(plan).input(&s);
     done += s.pairs;
   }
 }
@@ -128,15 +123,16 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const int64_t panels = mine.panels.end - mine.panels.begin;
   StrassenPanel t{};
   t.a = a, t.a_pair = pair_stride(p), t.a_product = b.mc * t.a_pair, t.half = b.seg_k;
-  t.dst_odd = p.oc, t.dst_pair = 2 * p.oc, t.dst_right = p.oc / 2;
+  t.dst_odd = p.oc, t.dst_pair = 2 * p.oc, t.dst_right = p.oc / 2, t.bias_right = p.oc / 2;
+  t.outer = 1;
   t.relu = p.activation == Activation::relu;
   t.expect = b.expect && !b.ahead;
   FetchList fetch(kStrassenProducts * b.seg_k), ahead(kStrassenProducts * b.seg_k);
   const int64_t step = blocks_of(end - begin, b.mc, b.mr);
-  for (int64_t at = begin; at < end; at += t.pairs) {
-    t.pairs = std::min(step, end - at);
-    sum_input(plan, args, at, t.pairs, a);
-    const int64_t next = at + t.pairs, count = std::min(step, end - next), tiles = div_up(t.pairs, b.mr);
+  for (int64_t at = begin; at < end; at += t.inner) {
+    t.inner = std::min(step, end - at);
+    sum_input(plan, args, at, t.inner, a);
+    const int64_t next = at + t.inner, count = std::min(step, end - next), tiles = div_up(t.inner, b.mr);
     ahead.clear();
     if (b.ahead && count > 0) {
       if (b.flat) ahead.add_lines(args.src + next * 2 * p.ic, count * 2 * p.ic);
@@ -155,7 +151,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       if (far && u + 1 < mine.panels.end) fetch.add_spread(t.b + size, size, tiles);
       fetch.add_part(ahead, u - mine.panels.begin, panels, tiles);
       fetch.give(t);
-      leaf_of(plan).panel(&t);
+      strassen_of(plan).panel(&t);
     }
   }
 }
@@ -173,8 +169,16 @@ bool prefers_not(const Problem& p, const Machine& machine) {
 
 }  // namespace
 
-extern const Algorithm conv_strassen = {
-    Op::conv2d,  "strassen", "conv_strassen", "cpu", refuses, configure, pack, run, leaves_of<StrassenUkernel>,
-    prefers_not, true};
+extern const Algorithm conv_strassen = {Op::conv2d,
+                                        "strassen",
+                                        "conv_strassen",
+                                        "cpu",
+                                        refuses,
+                                        configure,
+                                        pack_strassen_weights,
+                                        run,
+                                        leaves_of<StrassenUkernel>,
+                                        prefers_not,
+                                        true};
 
 }  // namespace fastconv

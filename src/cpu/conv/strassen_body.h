@@ -7,6 +7,9 @@
 //     P5                              odd,  right = w + P5
 //                                     even, right = u + P5 + P6
 // Products and the order of their sums are those of StrassenUkernel (ukernel.h).
+//
+// In planes either matrix may be the pixels: rows, whose tiles end turned, or columns, with channels as the rows. There the sums of the input
+// are made by the tile that is first to multiply them, product by product: its loads, additions and stores hide behind its products.
 #pragma once
 
 #include "cpu/gemm/gemm_body.h"
@@ -55,29 +58,41 @@ struct Strassen {
     }
   }
 
-  template <int MR>
-  static inline __attribute__((always_inline)) void put(float* to, const F (&acc)[MR][kNv]) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) simd::store(to + i * kNr + v * kL, acc[i][v]);
+  // Rows of pairs cut into tiles of nearly equal height: run(tile, row, first pair, pairs).
+  template <class Run>
+  static inline __attribute__((always_inline)) void cut(int64_t outer, int64_t inner, Run run) {
+    const int64_t tiles = (inner + kMr - 1) / kMr, base = inner / tiles, extra = inner % tiles;
+    for (int64_t o = 0, done = 0; o < outer; ++o)
+      for (int64_t t = 0, i = 0; t < tiles; ++t, ++done) {
+        const int64_t m = base + (t < extra ? 1 : 0);
+        run(done, o, i, m);
+        i += m;
+      }
   }
-  template <int MR>
-  static inline __attribute__((always_inline)) void plus(float* to, const F (&acc)[MR][kNv]) {
+
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void put(float* to, const F (&acc)[MR][V]) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) {
+      for (int v = 0; v < V; ++v) simd::store(to + i * kNr + v * kL, acc[i][v]);
+  }
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void plus(float* to, const F (&acc)[MR][V]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
         float* const at = to + i * kNr + v * kL;
         simd::store(at, simd::add(simd::load(at), acc[i][v]));
       }
   }
-  template <int MR>
-  static inline __attribute__((always_inline)) void get(const float* from, F (&acc)[MR][kNv]) {
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void get(const float* from, F (&acc)[MR][V]) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) acc[i][v] = simd::load(from + i * kNr + v * kL);
+      for (int v = 0; v < V; ++v) acc[i][v] = simd::load(from + i * kNr + v * kL);
   }
 
   // A quarter of the panel: where it goes and what is added to it. Where nothing is, r and bias are zeros, r_pair is 0.
@@ -89,39 +104,79 @@ struct Strassen {
     const float* bias;
     F least;  // of the activation; max(least, y) is y, also where y is NaN or -0
     int64_t n;
+    int64_t c_column, r_column;  // kTurned: from channel to channel
+    int64_t bias_pair;           // kPlanes: 1, or 0 where bias is zeros
   };
 
-  template <int MR>
-  static inline __attribute__((always_inline)) void finish(const Quarter& q, int64_t pair, const F (&acc)[MR][kNv]) {
-    if (q.n < kNr) {
+  // How a lies, and where results go: pairs by themselves and rows of channels; tiles of pixels and rows of pixels; or, where channels are the
+  // pairs, tiles of channels and rows of pixels.
+  enum Kind { kRows, kTurned, kPlanes };
+
+  template <Kind kKind, int MR, int V>
+  static inline __attribute__((always_inline)) void finish(const Quarter& q, int64_t pair, const F (&acc)[MR][V]) {
+    if constexpr (kKind == kTurned) {
+      alignas(64) float sums[kL * kNr];
+      put(sums, acc);
+#pragma GCC unroll 16
+      for (int i = MR * kNv; i < kL * kNv; ++i) simd::store(sums + i * kL, simd::zero());
+      finish_turned(q, pair, MR, sums);
+      return;
+    }
+    if (q.n < V * kL) {
       alignas(64) float sums[MR * kNr];
-      put<MR>(sums, acc);
-      finish_masked(q, pair, MR, sums);
+      put(sums, acc);
+      finish_masked<kKind>(q, pair, MR, sums);
       return;
     }
     float* const c = q.c + pair * q.c_pair;
     const float* const r = q.r + pair * q.r_pair;
-    const int64_t c_pair = q.c_pair, r_pair = q.r_pair;
+    const float* const row_bias = q.bias + pair * q.bias_pair;
+    const int64_t c_pair = q.c_pair, r_pair = q.r_pair, bias_pair = q.bias_pair;
     const F least = q.least;
-    F bias[kNv];
+    F bias[V];
+    if constexpr (kKind == kRows)
 #pragma GCC unroll 4
-    for (int v = 0; v < kNv; ++v) bias[v] = simd::load(q.bias + v * kL);
+      for (int v = 0; v < V; ++v) bias[v] = simd::load(q.bias + v * kL);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
+      if constexpr (kKind == kPlanes)
 #pragma GCC unroll 4
-      for (int v = 0; v < kNv; ++v) {
+        for (int v = 0; v < V; ++v) bias[v] = simd::set1(row_bias[i * bias_pair]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
         const F y = simd::add(simd::add(acc[i][v], bias[v]), simd::load(r + i * r_pair + v * kL));
         simd::store(c + i * c_pair + v * kL, simd::max(least, y));
       }
     }
   }
+  template <Kind kKind>
   static __attribute__((noinline)) void finish_masked(const Quarter& q, int64_t pair, int pairs, const float* sums) {
     for (int i = 0; i < pairs; ++i) {
       for (int64_t j = 0; j < q.n; j += kL) {
         const Mask m = simd::first(q.n - j);
-        const F y = simd::add(simd::load(sums + i * kNr + j), simd::load(q.bias + j, m));
+        const F bias = kKind == kPlanes ? simd::set1(q.bias[(pair + i) * q.bias_pair]) : simd::load(q.bias + j, m);
+        const F y = simd::add(simd::load(sums + i * kNr + j), bias);
         const F r = simd::load(q.r + (pair + i) * q.r_pair + j, m);
         simd::store(q.c + (pair + i) * q.c_pair + j, simd::max(q.least, simd::add(y, r)), m);
+      }
+    }
+  }
+
+  // Rows of kL pixels, those past `pairs` zero, to rows of pixels a channel.
+  static __attribute__((noinline)) void finish_turned(const Quarter& q, int64_t pair, int pairs, const float* sums) {
+    const Mask m = simd::first(pairs);
+    const F least = q.least;
+    const float *bias = q.bias, *r = q.r + (q.r_column ? pair : 0);
+    float* c = q.c + pair;
+    const int64_t n = q.n, c_column = q.c_column, r_column = q.r_column;
+    for (int64_t j = 0; j < n; j += kL) {
+      F col[kL];
+      simd::transpose_block(sums + j, kNr, col);
+#pragma GCC unroll 16
+      for (int t = 0; t < kL; ++t, c += c_column, r += r_column) {
+        if (j + t >= n) break;
+        const F y = simd::add(simd::add(col[t], simd::set1(bias[j + t])), simd::load(r, m));
+        simd::store(c, simd::max(least, y), m);
       }
     }
   }
@@ -133,62 +188,227 @@ struct Strassen {
       for (int v = 0; v < kNv; ++v) __builtin_prefetch(row + v * kL, 0, 2);
   }
 
-  template <int MR>
-  static void tile(const StrassenPanel& p, const Quarter (&quarter)[2][2], int64_t pair, const float* fetch,
-                   int64_t fetch_step) {
+  // kMakes: the sums of the input are made while they are first multiplied, of pixels kMakes apart.
+  template <Kind kKind, int MR, int V, int kMakes = 0>
+  static void tile(const StrassenPanel& p, const Quarter (&quarter)[2][2], const float* a, int64_t pair,
+                   const float* from, const GemmFetch* runs) {
     constexpr int kHalf = (MR + 1) / 2;
+    constexpr bool kTiled = kKind != kRows;
+    const float* fetch = runs->at;
+    int64_t fetch_step = runs->step;
     alignas(64) float u[MR * kNr];
     alignas(64) float w[MR * kNr];
-    const float *a0 = p.a + pair * p.a_pair, *a1 = a0 + kHalf * p.a_pair, *b = p.b;
-    const int64_t row = p.a_pair, half = p.half, product = p.a_product;
-    F acc[MR][kNv];
-    const auto multiply = [&]() __attribute__((always_inline)) {
-      Tile::template multiply<MR, kNv>(acc, a0, a1, row, 1, b, half, fetch, fetch_step);
+    const int64_t row = kTiled ? 1 : p.a_pair, half = p.half, product = kTiled ? half * kMr : p.a_product;
+    const float *a0 = a, *a1 = a0 + kHalf * row, *b = p.b;
+    F acc[MR][V];
+    const auto multiply = [&](auto index) __attribute__((always_inline)) {
+      if constexpr (kKind == kPlanes) fetch = runs[index.value].at, fetch_step = runs[index.value].step;
+      if constexpr (kMakes && kKind == kPlanes) {
+        multiply_columns<MR, V, decltype(index)::value>(acc, a0, a1, from, p, fetch, fetch_step);
+      } else if constexpr (kMakes) {
+        multiply_pixels<MR, V, decltype(index)::value, kMakes>(acc, p.a_made + (a - p.a), from, p, b, fetch,
+                                                               fetch_step);
+      } else if constexpr (kKind == kPlanes) {
+        multiply_tiled<MR, V>(acc, a0, a1, b, half, fetch, fetch_step, a0 + kFar, kMr);
+      } else if constexpr (kKind == kTurned) {
+        constexpr int I = decltype(index)::value;
+        constexpr bool kAsks = I == 0 || I == 2 || I == 3 || I == 5;
+        const Quarter& q = quarter[I == 2 || I == 3][I == 3 || I == 5];
+        const float* line = (q.r_column ? q.r : q.c) + pair + MR - 1;
+        multiply_tiled<MR, V>(acc, a0, a1, b, half, fetch, fetch_step, kAsks ? line : b, kAsks ? q.c_column : 0);
+      } else {
+        Tile::template multiply<MR, V>(acc, a0, a1, row, kTiled ? kMr : 1, b, half, fetch, fetch_step);
+      }
       a0 += product, a1 += product, b += half * kNr;
     };
     const auto clear = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < kNv; ++v) acc[i][v] = simd::zero();
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::zero();
     };
     const auto expect = [&](const Quarter& q) __attribute__((always_inline)) {
-      if (!p.expect) return;
+      if (kKind != kRows || !p.expect) return;
       const float *const c = q.c + pair * q.c_pair, *const r = q.r + pair * q.r_pair;
       ask_for_rows<MR>(c, q.c_pair);
       if (q.r_pair && r != c) ask_for_rows<MR>(r, q.r_pair);
     };
     clear();
-    multiply();
-    put<MR>(u, acc);
+    multiply(Index<0>());
+    put(u, acc);
     expect(quarter[0][0]);
-    multiply();
-    finish<MR>(quarter[0][0], pair, acc);
-    get<MR>(u, acc);
-    multiply();
-    put<MR>(u, acc);
-    multiply();
-    put<MR>(w, acc);
+    multiply(Index<1>());
+    finish<kKind>(quarter[0][0], pair, acc);
+    get(u, acc);
+    multiply(Index<2>());
+    put(u, acc);
+    multiply(Index<3>());
+    put(w, acc);
     expect(quarter[1][0]);
-    multiply();
-    finish<MR>(quarter[1][0], pair, acc);
+    multiply(Index<4>());
+    finish<kKind>(quarter[1][0], pair, acc);
     clear();
     expect(quarter[1][1]);
-    multiply();
-    plus<MR>(u, acc);
-    plus<MR>(w, acc);
-    get<MR>(w, acc);
-    finish<MR>(quarter[1][1], pair, acc);
-    get<MR>(u, acc);
+    multiply(Index<5>());
+    plus(u, acc);
+    plus(w, acc);
+    get(w, acc);
+    finish<kKind>(quarter[1][1], pair, acc);
+    get(u, acc);
     expect(quarter[0][1]);
-    multiply();
-    finish<MR>(quarter[0][1], pair, acc);
+    multiply(Index<6>());
+    finish<kKind>(quarter[0][1], pair, acc);
   }
 
-  using TileFn = void (*)(const StrassenPanel&, const Quarter (&)[2][2], int64_t, const float*, int64_t);
+  template <int I>
+  struct Index {
+    static constexpr int value = I;
+  };
+
+  static constexpr int64_t kFar = 2048;  // floats that weights are asked for ahead, where they may come from memory
+  // One product of a tile [k][pair]; asks for `also` besides.
+  template <int MR, int V>
+  static inline __attribute__((always_inline)) void multiply_tiled(F (&acc)[MR][V], const float* a0, const float* a1,
+                                                                   const float* b, int64_t k, const float*& fetch,
+                                                                   int64_t fetch_step, const float* also,
+                                                                   int64_t also_step) {
+    constexpr int kHalf = (MR + 1) / 2;
+    for (; k > 0; --k) {
+      __builtin_prefetch(fetch, 0, 2);
+      __builtin_prefetch(also, 0, 2);
+      fetch += fetch_step, also += also_step;
+      F w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * simd::kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F x = simd::set1(i < kHalf ? a0[i] : a1[i - kHalf]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+      }
+      a0 += kMr, a1 += kMr, b += kNr;
+    }
+  }
+
+  // Product I of a tile whose columns are made on the way: `from`, pixels of planes.
+  template <int MR, int V, int I>
+  static inline __attribute__((always_inline)) void multiply_columns(F (&acc)[MR][V], const float* a0, const float* a1,
+                                                                     const float* from, const StrassenPanel& p,
+                                                                     const float*& fetch, int64_t fetch_step) {
+    constexpr int kHalf = (MR + 1) / 2, kReach = 16;  // steps that pixels are asked for before they are read
+    const int64_t product = p.half * kNr, plane = p.b_from_k, ahead = kReach * plane;
+    const float *x11 = from, *x12 = from + p.b_right, *x21 = from + p.b_lower, *x22 = x12 + p.b_lower;
+    float* b = p.b_made;
+    Mask used[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int64_t left = p.n - v * kL;
+      used[v] = simd::first(left > 0 ? left : 0);
+    }
+    for (int64_t k = p.half; k > 0; --k) {
+      __builtin_prefetch(fetch, 0, 2);
+      __builtin_prefetch(a0 + kFar, 0, 2);
+      fetch += fetch_step;
+      const auto ask = [&](const float* x) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int v = 0; v <= V; ++v) __builtin_prefetch(x + ahead + (v < V ? v * kL : V * kL - 1));
+      };
+      if (I == 0) ask(x11);
+      if (I == 1) ask(x21);
+      if (I == 2) ask(x12), ask(x22);
+      F w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const int at = v * kL;
+        const Mask m = used[v];
+        if constexpr (I == 0) w[v] = simd::load(x11 + at, m);
+        if constexpr (I == 1) w[v] = simd::load(x21 + at, m);
+        if constexpr (I == 2 || I == 3) w[v] = simd::sub(simd::load(x22 + at, m), simd::load(x12 + at, m));
+        if constexpr (I == 2) w[v] = simd::add(w[v], simd::load(x11 + at, m));
+        if constexpr (I == 4) w[v] = simd::sub(simd::load(b + product + at), simd::load(b + 2 * product + at));
+        if constexpr (I == 5) w[v] = simd::sub(simd::load(x12 + at, m), simd::load(x11 + at, m));
+        if constexpr (I == 6) w[v] = simd::load(x22 + at, m);
+        simd::store(b + I * product + at, w[v]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F x = simd::set1(i < kHalf ? a0[i] : a1[i - kHalf]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+      }
+      a0 += kMr, a1 += kMr, b += kNr;
+      x11 += plane, x12 += plane, x21 += plane, x22 += plane;
+    }
+  }
+
+  // Product I of a tile whose pixels are summed on the way, to a: some steps before they are multiplied, so that broadcasts find them in the
+  // L1, and asked for before that by the products that are first to read them.
+  template <int MR, int V, int I, int kStep>
+  static inline __attribute__((always_inline)) void multiply_pixels(F (&acc)[MR][V], float* a, const float* from,
+                                                                    const StrassenPanel& p, const float* b,
+                                                                    const float*& fetch, int64_t fetch_step) {
+    static_assert(kMr <= kL);
+    constexpr int kEarly = 16, kReach = 24;  // steps
+    const int64_t product = p.half * kMr, plane = p.a_from_k, ahead = kReach * plane;
+    const float *x11 = from, *x12 = from + p.half * plane, *x21 = from + p.a_from_odd, *x22 = x12 + p.a_from_odd;
+    const Mask used = simd::first(MR);
+    float* made = a;
+    int64_t left = p.half;
+    const auto get = [&](const float* x) __attribute__((always_inline)) {
+      if (I <= 2) {
+        __builtin_prefetch(x + ahead);
+        if (kStep > 1) __builtin_prefetch(x + ahead + (MR - 1) * kStep / 2);
+        __builtin_prefetch(x + ahead + (MR - 1) * kStep);
+      }
+      constexpr int reach = (MR - 1) * kStep + 1;
+      const F low = simd::load(x, simd::first(reach < kL ? reach : kL));
+      if constexpr (kStep == 1) return low;
+      return simd::even(low, reach > kL ? simd::load(x + kL, simd::first(reach - kL)) : simd::zero());
+    };
+    const auto make = [&]() __attribute__((always_inline)) {
+      if (left-- <= 0) return;
+      F s;
+      if constexpr (I == 0) s = get(x11);
+      if constexpr (I == 1) s = get(x12);
+      if constexpr (I == 2 || I == 5) s = simd::add(get(x21), get(x22));
+      if constexpr (I == 2) s = simd::sub(s, get(x11));
+      if constexpr (I == 3) s = simd::sub(get(x11), get(x21));
+      if constexpr (I == 4) s = get(x22);
+      if constexpr (I == 6) s = simd::sub(simd::load(made + product, used), simd::load(made + 2 * product, used));
+      simd::store(made + I * product, s, used);
+      x11 += plane, x12 += plane, x21 += plane, x22 += plane, made += kMr;
+    };
+    for (int k = 0; k < kEarly; ++k) make();
+    a += I * product;
+    for (int64_t k = p.half; k > 0; --k) {
+      make();
+      __builtin_prefetch(fetch, 0, 2);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) __builtin_prefetch(b + kFar + v * kL, 0, 2);
+      fetch += fetch_step;
+      F w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = simd::load(b + v * kL);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F x = simd::set1(a[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::fma(x, w[v], acc[i][v]);
+      }
+      a += kMr;
+      b += kNr;
+    }
+  }
+
+  using TileFn = void (*)(const StrassenPanel&, const Quarter (&)[2][2], const float*, int64_t, const float*,
+                          const GemmFetch*);
   template <int... I>
   struct Table {
-    static constexpr TileFn fn[kMr] = {&tile<I + 1>...};
+    static constexpr TileFn rows[kMr] = {&tile<kRows, I + 1, kNv>...};
+    static constexpr TileFn turned[3][kMr] = {
+        {&tile<kTurned, I + 1, kNv>...}, {&tile<kTurned, I + 1, kNv, 1>...}, {&tile<kTurned, I + 1, kNv, 2>...}};
+    static constexpr TileFn planes[2][kMr] = {{&tile<kPlanes, I + 1, 1>...}, {&tile<kPlanes, I + 1, kNv>...}};
+    static constexpr TileFn columns[kMr] = {&tile<kPlanes, I + 1, kNv, 1>...};  // also where one vector would do
   };
   template <int N, int... I>
   struct Count : Count<N - 1, N - 1, I...> {};
@@ -198,9 +418,39 @@ struct Strassen {
   };
 
   static void panel(const StrassenPanel* part) {
+    using Tiles = typename Count<kMr>::type;
     const StrassenPanel& p = *part;
-    alignas(64) static constexpr float kZeros[kNr] = {};
+    const TileFn* const fn = !p.a_tile ? Tiles::rows : Tiles::turned[p.a_from ? p.a_from_pair : 0];
+    const GemmFetch none{p.b, 0};
     Quarter quarter[2][2];
+    set_quarters(p, quarter);
+    cut(p.outer, p.inner, [&](int64_t done, int64_t o, int64_t i, int64_t m) {
+      fn[m - 1](p, quarter, p.a + (p.a_tile ? done * p.a_tile : i * p.a_pair), o * p.dst_outer + i,
+                p.a_from ? p.a_from + o * p.a_from_outer + i * p.a_from_pair : nullptr,
+                done < p.fetches ? p.fetch + done : &none);
+    });
+  }
+
+  static void panel_planes(const StrassenPanel* part) {
+    using Tiles = typename Count<kMr>::type;
+    const StrassenPanel& p = *part;
+    const auto& fn = Tiles::planes[p.n > kL];
+    GemmFetch none[kStrassenProducts];
+    for (GemmFetch& run : none) run = {p.b, 0};
+    Quarter quarter[2][2];
+    set_quarters(p, quarter);
+    int64_t done = 0;
+    cut(1, p.inner, [&](int64_t tile, int64_t, int64_t i, int64_t m) {
+      if (tile < p.first || tile >= p.last) return;
+      const int64_t at = done * kStrassenProducts;
+      (p.b_from && done == 0 ? Tiles::columns : fn)[m - 1](p, quarter, p.a + tile * p.a_tile, i, p.b_from,
+                                                           at + kStrassenProducts <= p.fetches ? p.fetch + at : none);
+      ++done;
+    });
+  }
+
+  static void set_quarters(const StrassenPanel& p, Quarter (&quarter)[2][2]) {
+    alignas(64) static constexpr float kZeros[kNr] = {};
     for (int odd = 0; odd < 2; ++odd) {
       for (int right = 0; right < 2; ++right) {
         const int64_t at = odd * p.dst_odd + right * p.dst_right;
@@ -208,45 +458,53 @@ struct Strassen {
                                p.dst_pair,
                                p.residual ? p.residual + at : kZeros,
                                p.residual ? p.dst_pair : 0,
-                               p.bias ? p.bias + right * p.dst_right : kZeros,
+                               p.bias ? p.bias + right * p.bias_right + odd * p.bias_odd : kZeros,
                                simd::set1(p.relu ? 0.0f : -__builtin_inff()),
-                               p.n};
+                               p.n,
+                               p.dst_column,
+                               p.residual ? p.dst_column : 0,
+                               p.bias ? 1 : 0};
       }
-    }
-    // Tiles of nearly equal height.
-    const int64_t tiles = (p.pairs + kMr - 1) / kMr, base = p.pairs / tiles, extra = p.pairs % tiles;
-    for (int64_t t = 0, pair = 0; t < tiles; ++t) {
-      const int64_t m = base + (t < extra ? 1 : 0);
-      const bool fetch = t < p.fetches;
-      Count<kMr>::type::fn[m - 1](p, quarter, pair, fetch ? p.fetch[t].at : p.b, fetch ? p.fetch[t].step : 0);
-      pair += m;
     }
   }
 
-  static void weights(const float* const w[4], float* b, int64_t b_product, int64_t count) {
+  // Seven factors, each once rounded, of four quarters: sum(quarters, factors) in float64.
+  template <class Sum>
+  static void weights_by(const float* const w[4], float* out, int64_t product, int64_t count, Sum sum) {
     // Vectors of the compiler's own: eight weights in float64.
     typedef double D __attribute__((vector_size(64)));
     typedef float S __attribute__((vector_size(32)));
     for (int64_t j = 0; j < count; j += 8) {
-      D q[4];
+      D q[4], factors[kStrassenProducts];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         S narrow;
         __builtin_memcpy(&narrow, w[i] + j, sizeof narrow);
         q[i] = __builtin_convertvector(narrow, D);
       }
-      const D last = q[3] - q[1], all = last + q[0];
-      const D factors[kStrassenProducts] = {q[0], q[2], all, last, q[2] - all, q[1] - q[0], q[3]};
+      sum(q, factors);
 #pragma GCC unroll 7
       for (int i = 0; i < kStrassenProducts; ++i) {
         const S narrow = __builtin_convertvector(factors[i], S);
-        __builtin_memcpy(b + i * b_product + j, &narrow, sizeof narrow);
+        __builtin_memcpy(out + i * product + j, &narrow, sizeof narrow);
       }
     }
   }
+  static void weights(const float* const w[4], float* b, int64_t b_product, int64_t count) {
+    weights_by(w, b, b_product, count, [](const auto& q, auto& f) {
+      f[3] = q[3] - q[1], f[2] = f[3] + q[0];
+      f[0] = q[0], f[1] = q[2], f[4] = q[2] - f[2], f[5] = q[1] - q[0], f[6] = q[3];
+    });
+  }
+  static void weights_left(const float* const w[4], float* a, int64_t a_product, int64_t count) {
+    weights_by(w, a, a_product, count, [](const auto& q, auto& f) {
+      f[5] = q[2] + q[3], f[2] = f[5] - q[0];
+      f[0] = q[0], f[1] = q[1], f[3] = q[0] - q[2], f[4] = q[3], f[6] = q[1] - f[2];
+    });
+  }
 
   static constexpr StrassenUkernel leaf(const char* name) {
-    return {name, FASTCONV_SIMD_ISA, kMr, kNr, &input, &panel, &weights};
+    return {name, FASTCONV_SIMD_ISA, kMr, kNr, &input, &panel, &panel_planes, &weights, &weights_left};
   }
 };
 

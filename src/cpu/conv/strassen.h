@@ -1,0 +1,17 @@
+// Shared by the drivers of Strassen's products: NHWC (strassen.cpp), NCHW with channels as rows (strassen_planes.cpp) and with pixels (strassen_tiles.cpp).
+#pragma once
+
+#include "cpu/gemm/gemm.h"
+
+namespace fastconv {
+
+constexpr int64_t kMostStrassenChannels = 1024;  // what the error allows
+
+inline const StrassenUkernel& strassen_of(const Plan& plan) {
+  return *static_cast<const StrassenUkernel*>(plan.ukernel);
+}
+
+// Packed: [panel][product][ic / 2][nr], the sums of quarters that the products want (StrassenUkernel); columns past oc / 2 are zero.
+void pack_strassen_weights(const Plan& plan, const float* wei, void* packed, Worker& worker);
+
+}  // namespace fastconv
