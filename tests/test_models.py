@@ -414,7 +414,15 @@ def test_a_plain_array_of_the_last_shape_is_answered_at_once(nets: dict[str, mod
     for other in (wide[..., ::2], shifted, np.ma.array(x)):
         assert program.answer(other) is None
         assert np.array_equal(net(other), expected)
-    for wrong in (x[0], x[:, :2].copy(), np.concatenate([x, x]), x.astype(np.float64), x.astype(">f4"), x.tolist(), None):
+    for wrong in (
+        x[0],
+        x[:, :2].copy(),
+        np.concatenate([x, x]),
+        x.astype(np.float64),
+        x.astype(">f4"),
+        x.tolist(),
+        None,
+    ):
         assert program.answer(wrong) is None
     with pytest.raises(TypeError, match="float64"):
         net(x.astype(np.float64))
