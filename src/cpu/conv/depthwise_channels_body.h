@@ -2,8 +2,11 @@
 // Operands: w [oc / lanes rounded up][kh * kw][lanes].
 // Registers: kPixels accumulators, pixels of one row x one vector of channels; the taps of the vector stay in registers
 // (3x3 with 32 of them) or in L1. An input vector is loaded once for all the taps of the tile that read it.
+// 3x3 with a padding of 1 on widths of whole tiles (channel_block): edges are known when compiled, addresses advance by one register, and with
+// AVX-512 and stride 1 two output rows go together. Stride 2 is then bound by what moves between L1 and L2.
 // Tails: AVX-512 masks every load; elsewhere a partial vector of channels goes through the loop over taps. The last
 // tile of a row and those that touch the border compare each input column.
+// Tried: a sum a kernel row, added up at the end; unmasked loads; tap by tap with stride 2 (no gain).
 #pragma once
 
 #include "cpu/conv/depthwise_body.h"

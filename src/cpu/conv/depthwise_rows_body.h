@@ -4,9 +4,12 @@
 // once per tap column for all the output rows that read it. Stride 2 loads pairs of vectors and splits them into even
 // and odd pixels. 3 taps: loads that would differ in one pixel are made of one, which with a padding of 1 crosses no cache line where
 // planes and rows begin with one: a load that does takes two turns.
+// 3x3 with a padding of 1 (walk_planes): a strip is walked downwards and each input row read once, for the three sums under way; its shuffles
+// leave the multipliers alone (VPERMT2PS takes turns with them).
 // Rows of tiles outside, strips inside: memory is walked more nearly in order (strips outside: 10 to 20 % slower at 56x56 and 112x112).
 // Tails: masked loads and stores; maps of at most half a vector take two planes per vector.
-// Tried: half the lanes idle on 7-pixel rows (35 % slower than two planes per vector); 256-bit vectors there (no gain).
+// Tried: a sum a kernel row, added up at the end (no gain); tap 0 of stride 2 by two loads more instead of a shuffle (1.2 to 1.4 of the time);
+// half the lanes idle on 7-pixel rows (35 % slower than two planes per vector); 256-bit vectors there (no gain).
 #pragma once
 
 #include "cpu/conv/depthwise_body.h"
