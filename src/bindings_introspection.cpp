@@ -234,7 +234,7 @@ void add_introspection(py::module_& m) {
         });
       },
       "source"_a);
-  m.def("plan_epoch", [] { return fc::tuned_epoch() << 8 | static_cast<uint64_t>(fc::current_isa()); });
+  m.def("plan_epoch", &fc::plan_epoch);
   m.def("set_verbose", fc::set_verbose, "level"_a);
   m.def("kernels", kernels, "op"_a = py::none());
   m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);

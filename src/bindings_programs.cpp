@@ -54,6 +54,28 @@ Pointers pointers(const fc::Program& program, const std::vector<py::array>& inpu
   return p;
 }
 
+// A whole call at once, where nothing has to be judged: a network has evicted the interpreter's code and data from the caches, and what
+// it takes to get here and back is then some 100 ns for each piece of either.
+py::object answer(fc::Program& self, const py::handle& x) {
+  if (!py::isinstance<py::array>(x) || Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_ || self.stale() ||
+      self.input_count() != 1 || self.output_count() != 1)
+    return py::none();
+  const auto a = py::reinterpret_borrow<py::array>(x);
+  constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  const fc::Shape& shape = self.input_shape(0);
+  if ((a.flags() & kPlain) != kPlain || !a.dtype().is(py::dtype::of<float>()) ||
+      !std::equal(shape.begin(), shape.end(), a.shape(), a.shape() + a.ndim()))
+    return py::none();
+  py::array_t<float> y(self.output_shape(0));
+  const std::vector<const float*> inputs = {static_cast<const float*>(a.data())};
+  const std::vector<float*> outputs = {y.mutable_data()};
+  {
+    const py::gil_scoped_release unlocked;
+    self.run(inputs, outputs);
+  }
+  return y;
+}
+
 std::vector<float> floats(const py::array& a, const char* name) {
   const float* data = in(a, name);
   return std::vector<float>(data, data + a.size());
@@ -153,6 +175,7 @@ void add_programs(py::module_& m) {
             self.run(p.inputs, p.outputs);
           },
           "inputs"_a, "outputs"_a)
+      .def("answer", &answer, "x"_a)
       .def(
           "run_profiled",
           [](Program& self, const std::vector<py::array>& inputs, std::vector<py::array> outputs) {

@@ -397,6 +397,51 @@ def test_program_cache_is_bounded(nets: dict[str, models.Net]) -> None:
     assert np.array_equal(net(batch(1, "NHWC", (20, 20))), first)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_plain_array_of_the_last_shape_is_answered_at_once(nets: dict[str, models.Net], layout: str) -> None:
+    net = copy.copy(nets[layout])
+    x = batch(1, layout)
+    expected = net(x)
+    program, epoch = net.program(x.shape), fc._core.plan_epoch()
+    answer = program.answer(x)
+    assert answer is not None and answer is not program.answer(x)
+    assert (answer.dtype, answer.flags.c_contiguous, answer.flags.writeable) == (np.float32, True, True)
+    assert np.array_equal(answer, expected)
+    # Everything else is left to the whole call, which judges, converts or complains.
+    wide = np.zeros((*x.shape[:3], 2 * x.shape[3]), np.float32)
+    wide[..., ::2] = x
+    shifted = np.frombuffer(b"." + x.tobytes(), np.float32, offset=1).reshape(x.shape)  # not aligned
+    for other in (wide[..., ::2], shifted, np.ma.array(x)):
+        assert program.answer(other) is None
+        assert np.array_equal(net(other), expected)
+    for wrong in (
+        x[0],
+        x[:, :2].copy(),
+        np.concatenate([x, x]),
+        x.astype(np.float64),
+        x.astype(">f4"),
+        x.tolist(),
+        None,
+    ):
+        assert program.answer(wrong) is None
+    with pytest.raises(TypeError, match="float64"):
+        net(x.astype(np.float64))
+    assert np.array_equal(net(np.concatenate([x, x])), np.concatenate([expected, expected]))
+    assert np.array_equal(net(x), expected)
+    for level in usable_levels():
+        with max_isa(level):
+            assert (program.answer(x) is None) == (fc._core.plan_epoch() != epoch)
+
+
+def test_a_program_of_two_inputs_answers_none() -> None:
+    program = fc._core.Program()
+    a, b = program.input((1, 2, 2, 3)), program.input((1, 2, 2, 3))
+    program.output(program.relu(a))
+    program.output(program.relu(b))
+    program.finalize()
+    assert program.answer(np.ones((1, 2, 2, 3), np.float32)) is None
+
+
 def test_packed_weights_are_shared_by_programs(nets: dict[str, models.Net]) -> None:
     net = copy.deepcopy(nets["NHWC"])
     net(batch(1, "NHWC"))

@@ -154,6 +154,9 @@ class Program:
         machine's."""
     def shape(self, x: int) -> tuple[int, ...]: ...
     def run(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> None: ...
+    def answer(self, x: Any) -> F32 | None:
+        """The one output for the one input, a new array. None, and nothing is run, where `x` is no NumPy array of plain
+        float32 of exactly the input's shape, or where plans would be others now (`plan_epoch`)."""
     def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
         """As `run`; returns seconds per step."""
     def steps(self) -> list[dict[str, Any]]:

@@ -92,6 +92,10 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference, bool win
   return plan;
 }
 
+uint64_t plan_epoch() {
+  return tuned_epoch() << 8 | static_cast<uint64_t>(current_machine().isa);
+}
+
 double estimated_cycles(const Problem& p) {
   const double moved = static_cast<double>(p.src_elements()) + static_cast<double>(p.dst_elements());
   switch (p.op) {

@@ -1,6 +1,7 @@
 // The one front door: from a Problem to a Plan. Validated problem in, immutable plan out, kept in a bounded cache.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,9 @@ struct Unsupported : std::runtime_error {  // NotImplementedError
 // The first algorithm that accepts, in the order of `preference`. Unsupported lists every algorithm asked and its
 // reason; std::invalid_argument for a name that no algorithm of the op has. `winograd`: whether "auto" may take Winograd.
 PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, bool winograd = true);
+
+// What choices go by besides the problem, the ISA level and the tuned table: plans of two numbers may differ.
+uint64_t plan_epoch();
 
 // Cycles that one core would need, roughly: what decides whether a second thread pays.
 double estimated_cycles(const Problem& problem);

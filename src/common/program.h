@@ -49,6 +49,9 @@ class Program {
 
   const Shape& shape(int x) const;
 
+  // Plans for another ISA level or other tuned choices would be others than this program's.
+  bool stale() const { return epoch_ != plan_epoch(); }
+
   // Running: pointers in the order of input() and output() calls. seconds: per step, or null.
   void run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
            std::vector<double>* seconds = nullptr);
@@ -94,6 +97,7 @@ class Program {
   std::map<int, std::shared_ptr<const Schedules>> schedules_;  // by the number of threads
   int64_t arena_bytes_ = 0, scratch_bytes_ = 0, l2_bytes_ = 0;
   double cycles_ = 0;
+  const uint64_t epoch_ = plan_epoch();
   std::atomic<bool> finalized_{false};
   std::mutex building_;  // builders and finalize; nothing changes after that
 

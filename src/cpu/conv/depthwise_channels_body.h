@@ -2,8 +2,11 @@
 // Operands: w [oc / lanes rounded up][kh * kw][lanes].
 // Registers: kPixels accumulators, pixels of one row x one vector of channels; the taps of the vector stay in registers
 // (3x3 with 32 of them) or in L1. An input vector is loaded once for all the taps of the tile that read it.
+// 3x3 with a padding of 1 on widths of whole tiles (channel_block): edges are known when compiled, addresses advance by one register, and with
+// AVX-512 and stride 1 two output rows go together. Stride 2 is then bound by what moves between L1 and L2.
 // Tails: AVX-512 masks every load; elsewhere a partial vector of channels goes through the loop over taps. The last
 // tile of a row and those that touch the border compare each input column.
+// Tried: a sum a kernel row, added up at the end; unmasked loads; tap by tap with stride 2 (no gain).
 #pragma once
 
 #include "cpu/conv/depthwise_body.h"
@@ -39,6 +42,87 @@ FASTCONV_INLINE void channel_tile(const DepthwisePart& d, const float* x, Taps t
   finish<kPixels, Masked, Edge>(d, at, d.oc, acc, pixels, m);
 }
 
+// Keeps the compiler from making a pointer that advances into one register, or spilled word, for each place that it comes to.
+template <class T>
+FASTCONV_INLINE void step_to(T*& p, int64_t step) {
+  p += step;
+#if defined(__GNUC__)
+  asm("" : "+r"(p));
+#endif
+}
+
+// 3x3 with a padding of 1 on rows of whole tiles: which columns are missing follows from where a row begins and ends (First, Last), so that
+// nothing is compared; Rows output rows at once have more sums in flight than one, and load rows that both read once.
+template <int S, int Rows, bool First, bool Last, bool Masked>
+FASTCONV_INLINE void channel_block(const DepthwisePart& d, const float* x, Taps iy, const F* w, F bias, Mask m,
+                                   int64_t at) {
+  constexpr int kColumns = (kPixels - 1) * S + 3;
+  const int64_t pixel = d.ic, row = d.iw * d.ic;
+  F acc[Rows][kPixels];
+#pragma GCC unroll 2
+  for (int o = 0; o < Rows; ++o)
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) acc[o][p] = bias;
+#pragma GCC unroll 8
+  for (int i = 0; i < (Rows - 1) * S + 3; ++i) {
+    if (i < iy.begin || i >= iy.end) continue;
+    const float* v_at = x + i * row + (First ? pixel : 0);
+#pragma GCC unroll 32
+    for (int c = First; c < kColumns - Last; ++c) {
+      const F v = load<Masked>(v_at, m);
+      step_to(v_at, pixel);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const int s = c - p * S;
+#pragma GCC unroll 2
+        for (int o = 0; o < Rows; ++o) {
+          const int r = i - o * S;
+          if (s >= 0 && s < 3 && r >= 0 && r < 3) acc[o][p] = simd::fma(v, w[r * 3 + s], acc[o][p]);
+        }
+      }
+    }
+  }
+  const F least = simd::set1(d.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
+  float* const dst = d.dst + at;
+  const int64_t out = d.oc, out_row = d.ow * d.oc;
+#pragma GCC unroll 2
+  for (int o = 0; o < Rows; ++o) {
+    float* y_at = dst + o * out_row;
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      const F y = simd::max(least, acc[o][p]);
+      if constexpr (Masked) {
+        simd::store(y_at, y, m);
+      } else {
+        simd::store(y_at, y);
+      }
+      step_to(y_at, out);
+    }
+  }
+}
+
+template <int S, int Rows, bool Masked>
+FASTCONV_INLINE void channel_block_rows(const DepthwisePart& d, int64_t y, int64_t channel, const F* w, F bias,
+                                        Mask m) {
+  const int64_t iy = y * S - d.pt;
+  const Taps ty = taps_inside(iy, 1, (Rows - 1) * S + 3, d.ih);
+  const float* x = d.src + (iy * d.iw - 1) * d.ic + channel;
+  int64_t at = y * d.ow * d.oc + channel;
+  constexpr bool kLast = S == 1;  // with stride 2 the last tap of a row is its last pixel
+  if (d.ow == kPixels) return channel_block<S, Rows, true, kLast, Masked>(d, x, ty, w, bias, m, at);
+  const int64_t step = kPixels * S * d.ic, out_step = kPixels * d.oc;
+  channel_block<S, Rows, true, false, Masked>(d, x, ty, w, bias, m, at);
+  x += step, at += out_step;
+  for (int64_t ox = kPixels; ox < d.ow - kPixels; ox += kPixels, x += step, at += out_step)
+    channel_block<S, Rows, false, false, Masked>(d, x, ty, w, bias, m, at);
+  channel_block<S, Rows, false, kLast, Masked>(d, x, ty, w, bias, m, at);
+}
+
+// Whether channel_block serves a 3x3 problem.
+FASTCONV_INLINE bool whole_tiles(const DepthwisePart& d) {
+  return d.pl == 1 && d.ow % kPixels == 0 && d.iw == d.ow * d.sw && !d.residual;
+}
+
 template <int K, int S, bool Masked>
 void channel_rows(const DepthwisePart& d, int64_t channel, Mask m) {
   const float* packed = d.w + channel * (K * K);
@@ -46,6 +130,16 @@ void channel_rows(const DepthwisePart& d, int64_t channel, Mask m) {
 #pragma GCC unroll 64
   for (int t = 0; t < K * K; ++t) w[t] = simd::load(packed + t * kLanes);
   const F bias = d.bias ? load<Masked>(d.bias + channel, m) : simd::zero();
+  if constexpr (K == 3) {
+    if (whole_tiles(d)) {
+      constexpr int kTogether = kLanes == 16 && S == 1 ? 2 : 1;
+      int64_t y = d.row;
+      for (; y + kTogether <= d.row + d.rows; y += kTogether)
+        channel_block_rows<S, kTogether, Masked>(d, y, channel, w, bias, m);
+      for (; y < d.row + d.rows; ++y) channel_block_rows<S, 1, Masked>(d, y, channel, w, bias, m);
+      return;
+    }
+  }
   const Taps whole = whole_windows(d.ow, S, d.pl, K, d.iw);
   for (int64_t y = d.row; y < d.row + d.rows; ++y) {
     const int64_t iy = y * S - d.pt;

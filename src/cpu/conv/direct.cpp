@@ -113,10 +113,12 @@ void configure(Plan& plan, const Machine& machine) {
     plan.scratch_bytes += bytes();
   } else if (b.flat) {
     // Weights pass by once for as many pixels as fit into the L2; where they stay in the L2 themselves, blocks are short instead: rows of the
-    // output, and of the residual, are then walked whole, and the next block's fetched meanwhile.
+    // output, and of the residual, are then walked whole, and the next block's fetched meanwhile. Register tiles of a short reduction take
+    // little more than a call of the leaf: more of them a call.
     b.mc = std::max<int64_t>(b.mr, machine.l2_bytes / 2 / (4 * p.icg()) / b.mr * b.mr);
-    if (plan.packed_bytes <= machine.l2_bytes / 2 && b.mc > 4 * b.mr) {
-      b.mc = 4 * b.mr;
+    const int64_t tiles = p.icg() <= 32 ? 16 : 4;
+    if (plan.packed_bytes <= machine.l2_bytes / 2 && b.mc > tiles * b.mr) {
+      b.mc = tiles * b.mr;
       b.ahead = p.groups == 1 && b.mc * (p.ic + p.oc) * 4 <= machine.l2_bytes / 4;
     }
     if (collides(p)) plan.scratch_bytes += std::min(b.mc, p.n * p.oh * p.ow) * odd_lines(p.icg()) * 4;

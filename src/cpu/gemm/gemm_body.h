@@ -177,7 +177,9 @@ struct Gemm {
     }
 
     if (g.c_col == 1) {
-      if (V < kNv || g.n < kNr || g.row_bias) {
+      if (V == kNv && g.n == kNr && g.row_bias && !g.bias && !g.residual) {
+        store_rows<MR, V, false>(g, at, acc, false, true);
+      } else if (V < kNv || g.n < kNr || g.row_bias) {
         store_rows<MR, V, true>(g, at, acc, g.residual, g.row_bias);
       } else if (g.residual) {
         store_rows<MR, V, false>(g, at, acc, true, false);
@@ -279,6 +281,7 @@ struct Gemm {
     const float* const r1 = residual ? g.residual + at.c1 : nullptr;
     const float* const b0 = row_bias ? g.row_bias + at.p0 : nullptr;
     const float* const b1 = row_bias ? g.row_bias + at.p1 : nullptr;
+    const bool bare = kMasked ? row_bias && !g.bias : row_bias;  // no bias a column; unmasked, row_bias says so
     F bias[V];
     simd::Mask mask[V];
 #pragma GCC unroll 4
@@ -295,7 +298,7 @@ struct Gemm {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         const int64_t at_c = in_half * row + v * simd::kLanes;
-        F y = simd::add(acc[i][v], bias[v]);
+        F y = bare ? acc[i][v] : simd::add(acc[i][v], bias[v]);
         if (row_bias) y = simd::add(y, simd::set1((i < kHalf ? b0 : b1)[in_half]));
         if (residual) {
           const float* r = (i < kHalf ? r0 : r1) + at_c;

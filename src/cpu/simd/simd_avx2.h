@@ -103,6 +103,17 @@ inline F even(F a, F b) {
 inline F odd(F a, F b) {
   return in_order(_mm256_shuffle_ps(a, b, 0xdd));
 }
+// The same, cheaper, in an order of the lanes that `in_order` undoes.
+inline F even_mixed(F a, F b) {
+  return _mm256_shuffle_ps(a, b, 0x88);
+}
+inline F odd_mixed(F a, F b) {
+  return _mm256_shuffle_ps(a, b, 0xdd);
+}
+// shift_up of lanes in that order.
+inline F shift_up_mixed(F below, F v) {
+  return _mm256_blend_ps(_mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 0, 5, 2, 1, 4, 3, 6)), below, 1);
+}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 using Index = __m256i;
 inline Index index(const int32_t from[8]) {
@@ -117,7 +128,7 @@ inline F load_pair(const float* a, const float* b, Mask m) {
   const __m128i k = _mm256_castsi256_si128(m);
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_maskload_ps(a, k)), _mm_maskload_ps(b, k), 1);
 }
-// v one lane further up; below it what lane 0 of `below` holds.
+// v one lane further up; below it what `below` holds in all lanes.
 inline F shift_up(F below, F v) {
   return _mm256_blend_ps(_mm256_permutevar8x32_ps(v, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6)), below, 1);
 }

@@ -111,6 +111,13 @@ inline F even(F a, F b) {
 inline F odd(F a, F b) {
   return {{a.v[1], a.v[3], b.v[1], b.v[3]}};
 }
+// The same, in an order of the lanes that `in_order` undoes.
+inline F even_mixed(F a, F b) {
+  return even(a, b);
+}
+inline F odd_mixed(F a, F b) {
+  return odd(a, b);
+}
 // Lane i of the result is lane from[i] of v; the index is made once and used often.
 struct Index {
   int32_t v[kLanes];
@@ -126,9 +133,16 @@ inline F permute(F v, Index from) {
 inline F load_pair(const float* a, const float* b, Mask m) {
   return {{m.v[0] ? a[0] : 0.0f, m.v[1] ? a[1] : 0.0f, m.v[0] ? b[0] : 0.0f, m.v[1] ? b[1] : 0.0f}};
 }
-// v one lane further up; below it what lane 0 of `below` holds.
+// v one lane further up; below it what `below` holds in all lanes.
 inline F shift_up(F below, F v) {
   return each([&](int i) { return i == 0 ? below.v[0] : v.v[i - 1]; });
+}
+// The same for the order of even_mixed and odd_mixed, and back to that of memory.
+inline F shift_up_mixed(F below, F v) {
+  return shift_up(below, v);
+}
+inline F in_order(F v) {
+  return v;
 }
 // v one lane further down; above it what lane 0 of `above` holds.
 inline F shift_down(F v, F above) {
