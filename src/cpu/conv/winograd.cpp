@@ -44,7 +44,7 @@ struct Winograd : WinogradTile<O, S> {
   Winograd(const Problem& p, int64_t nr)
       : rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
-        v_position(round_up(p.ic, 16)),
+        v_position(position_stride(p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
         block(p.ic * nr) {}
@@ -57,6 +57,10 @@ struct Winograd : WinogradTile<O, S> {
     }
   }
   int64_t tiles() const { return rows * columns; }  // of one image
+  // A tile's positions are written together: not so far apart that they meet in a few sets of the L1 (512 bytes and multiples).
+  static int64_t position_stride(int64_t ic) {
+    return round_up(ic, 128) == round_up(ic, 16) ? odd_lines(ic) : round_up(ic, 16);
+  }
 
   int64_t rows, columns;
   int64_t v_position, v_tile, m_tile;
@@ -206,7 +210,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   g.n = b.nr;
   g.first = g.last = 1;
   WinogradOutput t{};
-  t.m = m, t.m_position = b.nr, t.m_tile = w.m_tile;
+  t.m = m, t.m_tile = w.m_tile;
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
@@ -228,7 +232,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
       }
       step += sum.segs;
       fetch.give(g);
-      gemm_of(plan).panel(&g);
+      gemm_of(plan).sums(&g);
       g.c += b.nr;
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
