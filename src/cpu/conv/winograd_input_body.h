@@ -46,9 +46,11 @@ struct InputTransform {
     int64_t ahead;  // how far from here the values lie that are wanted next; with Fetch they are asked for meanwhile
   };
 
-  // One part of the strip's tiles: some rows of V's positions.
+  // One part of tiles begin .. end - 1 of the strip: some rows of V's positions. `shared`: what it left of the columns that the next
+  // tile has too.
   template <int P, bool Masked, bool Fetch>
-  static FASTCONV_INLINE void part(const WinogradInput& p, const Strip& s, const Rows& rows, float* v) {
+  static FASTCONV_INLINE void part(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin, int64_t end,
+                                   float* shared, float* v) {
     constexpr int kRows = rows_of(W::kInputRows[P]);
     F y[kIn][kRows];
     const int64_t step = rows.step, v_position = p.v_position;
@@ -75,8 +77,16 @@ struct InputTransform {
         }
       }
     };
-    columns(0, kStep, kShared, false);
-    for (int64_t t = 0; t < s.tiles; ++t, v += p.v_tile) {
+    const auto at_shared = [&](int j, int r) { return shared + (W::kInputRows[P][r] * kShared + j) * kL; };
+    if (begin == 0) {
+      columns(0, kStep, kShared, false);
+    } else {
+#pragma GCC unroll 2
+      for (int j = 0; j < kShared; ++j)
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) y[kStep + j][r] = simd::load(at_shared(j, r));
+    }
+    for (int64_t t = begin; t < end; ++t, v += p.v_tile) {
       const int64_t x = t * kStep + kShared;
 #pragma GCC unroll 2
       for (int j = 0; j < kShared; ++j)
@@ -96,12 +106,30 @@ struct InputTransform {
         for (int i = 0; i < kIn; ++i) simd::store(to + i * v_position, out[i]);
       }
     }
+    if (end < s.tiles) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kShared; ++j)
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) simd::store(at_shared(j, r), y[kStep + j][r]);
+    }
   }
 
   template <bool Masked, bool Fetch, int P = 0>
+  static FASTCONV_INLINE void parts(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin,
+                                    int64_t end, float* shared, float* v) {
+    part<P, Masked, Fetch>(p, s, rows, begin, end, shared, v);
+    if constexpr (P + 1 < W::kInputParts) parts<Masked, Fetch, P + 1>(p, s, rows, begin, end, shared, v);
+  }
+
+  // Parts read the same lines. They leave the L1 between parts of a whole strip of pixels, which lie 512 bytes or more apart; patches do not.
+  template <bool Masked, bool Fetch>
   static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, float* v) {
-    part<P, Masked, Fetch>(p, s, rows, v);
-    if constexpr (P + 1 < W::kInputParts) transform<Masked, Fetch, P + 1>(p, s, rows, v);
+    alignas(64) float shared[kIn * kShared * kL];
+    if constexpr (W::kInputParts == 1 || (!Fetch && kShared > 1)) {
+      parts<Masked, Fetch>(p, s, rows, 0, s.tiles, shared, v);
+    } else {
+      for (int64_t t = 0; t < s.tiles; ++t, v += p.v_tile) parts<Masked, Fetch>(p, s, rows, t, t + 1, shared, v);
+    }
   }
 
   static void pixels(const WinogradInput* operands) {
