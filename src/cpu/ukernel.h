@@ -100,9 +100,7 @@ struct WinogradInput {
   int64_t row, rows, column, columns;
 };
 
-// Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. m[tile][position][channel], kWinogradVectors vectors
-// of channels.
-enum { kWinogradVectors = 2 };
+// Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. m[tile][position][nr].
 struct WinogradOutput {
   const float* m;  // first tile, channel `channel`
   int64_t m_tile;
@@ -118,6 +116,7 @@ struct WinogradOutput {
 struct WinogradUkernel {
   const char* name;
   int32_t isa;
+  int32_t nr;  // values of a position of m, known to the transforms: what a GEMM leaf of the ISA makes
   struct Transforms {
     void (*input_pixels)(const WinogradInput*);    // src [y][x][c]
     void (*input_planes)(const WinogradInput*);    // src [c][y][x]

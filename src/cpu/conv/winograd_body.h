@@ -22,6 +22,7 @@ namespace {
 using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
+constexpr int kNr = 2 * kL;   // channels of a panel
 constexpr int kColumns = 28;  // output columns that are transformed together: rows of 14, 28 and 56 pixels waste none
 
 #if defined(__GNUC__)

@@ -2,14 +2,18 @@
 // Operands: WinogradInput (ukernel.h).
 // Pixels [y][x][c] are read in place. Planes [c][y][x] go through a patch in the L1: kL channels by kL pixels of a row are
 // transposed in registers; of tiles one below the other each image row is transposed once.
-// A strip of tiles side by side is transformed down its columns into a buffer in the L1, [column][t] vectors, where
-// neighbouring tiles share columns; then each tile along its rows.
-// Registers: t inputs, t results and the points.
-// Borders: rows outside the image are zero vectors, columns outside are zeros in the buffer; no memory outside is read.
+// Down the columns a part of the rows at a time (winograd_body.h), then along those rows from registers. A tile takes over what its
+// left neighbour has of the columns that they share, in registers too where a part does a whole strip of tiles side by side. Pixels of a
+// strip would leave the L1 between parts (they lie 512 bytes or more apart, so that few sets hold them), so there all parts of
+// a tile come one after the other and leave shared columns in the L1.
+// Registers: a part's rows of t columns (F(4,3): 12 vectors, with stride 2 18), t results and the points.
+// Borders: rows outside the image are read by empty masks, columns outside are zeros; no memory outside is read.
 // Tails: the last channels by masks; v gets whole vectors, with zeros past the channels.
-// Measured: winograd.cpp has whole convolutions. Half of the time is waiting for the L2, from which pixels come and to which v
-// goes.
-// Tried: with stride 2, where tiles share one column, pixels in strips of 7 tiles, 20 to 40 % slower than tile by tile.
+// Measured (Zen 5, cycles a vector of v; 1.7 is what F(4,3)'s operations need): winograd.cpp has whole convolutions. F(4,3) 2.3 from and to
+// the L1, 3.4 from and to the L2, 4 in place, where the first group's pixels come from the L3. With a buffer between the two
+// one-dimensional transforms, each value stored twice: 2.7, 4, 4.5; with stride 2 4.2 for 5.0.
+// Tried: with stride 2, where tiles share one column, pixels in strips of 4 or 7 tiles, 5 to 40 % slower than tile by tile. Planes asked
+// for one vector of channels ahead: nothing but at 14x14.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
@@ -121,7 +125,7 @@ struct InputTransform {
     if constexpr (P + 1 < W::kInputParts) parts<Masked, Fetch, P + 1>(p, s, rows, begin, end, shared, v);
   }
 
-  // Parts read the same lines. They leave the L1 between parts of a whole strip of pixels, which lie 512 bytes or more apart; patches do not.
+  // Fetch means pixels: tile by tile (see above).
   template <bool Masked, bool Fetch>
   static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, float* v) {
     alignas(64) float shared[kIn * kShared * kL];
@@ -145,9 +149,9 @@ struct InputTransform {
         for (int64_t c = 0; c < p.channels; c += kL) {
           const Mask channels = simd::first(smaller(p.channels - c, kL));
           for (int i = 0; i < kIn; ++i) {
-            const int64_t y = clamp(y0 + i, 0, p.y_end - 1);
-            rows.row[i] = p.src + (y * p.iw + s.x0) * p.ic + p.channel + c;
-            rows.mask[i] = y == y0 + i ? channels : simd::first(0);
+            const bool there = y0 + i >= 0 && y0 + i < p.y_end;
+            rows.row[i] = p.src + ((there ? y0 + i : 0) * p.iw + s.x0) * p.ic + p.channel + c;
+            rows.mask[i] = there ? channels : simd::first(0);
           }
           // The same pixels' next channels, or the first channels of the strip to the right.
           rows.ahead = p.channels - c > kL ? kL : kPixelTiles * kStep * p.ic - c;

@@ -4,10 +4,14 @@
 // Pixels [y][x][c] are written in place. For planes [c][y][x] a strip of kColumns output columns is put into a patch in the
 // L1, [row][column] vectors of channels; blocks of kL pixels by kL channels are transposed in registers and stored as rows of
 // pixels.
-// Registers: t inputs, o results and the points; the columns of a tile lie in a small buffer between the two passes.
+// Down the columns a part of the rows at a time (winograd_body.h), then along those rows from registers.
+// Registers: two rows of t columns, o results and the points.
 // Borders: pixels outside the image are computed and not stored. Tails: the last channels by masks.
 // Numerics: bias, then residual are added to the finished sum, in this order, in both layouts.
-// Measured: winograd.cpp has whole convolutions.
+// Measured (Zen 5, cycles a vector of m; 2.1 is what F(4,3)'s operations need, 1.5 with additions on ports of their own): winograd.cpp has
+// whole convolutions. F(4,3) 1.6 from and to the L1, 2.2 from and to the L2, 2.8 to 3 in place. With a buffer between the two
+// one-dimensional transforms: 2.1, 2.9, 4.2.
+// Tried: a pixel's lines asked for one to three tiles ahead, nothing.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
@@ -18,7 +22,7 @@ namespace {
 template <class W>
 struct OutputTransform {
   static constexpr int kOut = W::kOut, kIn = W::kProducts;
-  static constexpr int kPosition = kWinogradVectors * kL;  // from position to position of m
+  static constexpr int kPosition = kNr;  // from position to position of m
   static constexpr int kTiles = kColumns / kOut;
   static constexpr int kPatch = (kColumns + kL) * kL;  // a patch row; transposing reads whole blocks
 
@@ -53,12 +57,12 @@ struct OutputTransform {
           const int64_t at = (y0 * p.ow + x0) * p.oc + p.channel + c;
           const auto store = [&](int i, const F y[kOut], bool whole) FASTCONV_LAMBDA {
             float* to = opaque(p.dst + at + i * p.ow * p.oc);
-            const float* residual = opaque(p.residual + at + i * p.ow * p.oc);
+            const float* residual = p.residual ? opaque(p.residual + at + i * p.ow * p.oc) : nullptr;
 #pragma GCC unroll 4
             for (int x = 0; x < kOut; ++x) {
               if (!whole && x >= columns) break;
               F value = simd::add(y[x], bias);
-              if (p.residual)
+              if (residual)
                 value =
                     simd::add(value, whole ? simd::load(residual + x * p.oc) : simd::load(residual + x * p.oc, mask));
               value = simd::max(least, value);
