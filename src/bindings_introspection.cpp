@@ -150,8 +150,8 @@ void copy_bytes(const py::array& source, py::array target, int threads, bool str
 }
 
 // A product by one GEMM leaf, its sum cut into `parts`: c[p, j] = sum_k a[p, k] * b[k, j]. For tests of the leaf itself: no algorithm
-// cuts its sums yet.
-py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::array& b, int64_t parts) {
+// cuts its sums yet. sums: by the leaf's function of that name, parts are segments.
+py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::array& b, int64_t parts, bool sums) {
   const float* left = in(a, "a");
   const float* right = in(b, "b");
   if (a.ndim() != 2 || b.ndim() != 2 || a.shape(1) != b.shape(0) || a.size() == 0 || b.size() == 0)
@@ -165,11 +165,24 @@ py::array gemm_by_leaf(const std::string& name, const py::array& a, const py::ar
     const int64_t nr = leaf->nr;
     py::array_t<float> c({m, n});
     std::vector<float> panel(k * nr), partial(m * nr);
+    std::vector<int64_t> segments(parts);
+    for (int64_t part = 0; part < parts; ++part) segments[part] = part * (k / parts);
     const int64_t zero = 0;
     for (int64_t j = 0; j < n; j += nr) {
       const int64_t cols = std::min(nr, n - j);
       for (int64_t i = 0; i < k; ++i)
         for (int64_t t = 0; t < nr; ++t) panel[i * nr + t] = t < cols ? right[i * n + j + t] : 0.0f;
+      if (sums) {
+        fc::GemmPanel g{};
+        g.a = left;
+        g.a_row = k, g.a_k = 1, g.a_seg = segments.data(), g.segs = parts, g.seg_k = k / parts;
+        g.b = panel.data();
+        g.c = partial.data(), g.c_row = nr, g.c_col = 1;
+        g.outer = 1, g.inner = m, g.n = nr, g.first = g.last = 1;
+        leaf->sums(&g);
+        for (int64_t i = 0; i < m; ++i) std::copy_n(partial.data() + i * nr, cols, c.mutable_data() + i * n + j);
+        continue;
+      }
       for (int64_t part = 0; part < parts; ++part) {
         fc::GemmPanel g{};
         g.a = left + part * (k / parts);
@@ -237,7 +250,7 @@ void add_introspection(py::module_& m) {
   m.def("plan_epoch", &fc::plan_epoch);
   m.def("set_verbose", fc::set_verbose, "level"_a);
   m.def("kernels", kernels, "op"_a = py::none());
-  m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a);
+  m.def("gemm_by_leaf", gemm_by_leaf, "ukernel"_a, "a"_a, "b"_a, "parts"_a, "sums"_a = false);
   m.def("measure_fma_peak", measure_fma_peak, "isa"_a, "threads"_a, "milliseconds"_a);
   m.def("measure_read_bandwidth", measure_read_bandwidth, "array"_a, "threads"_a, "repeats"_a);
   m.def("copy_bytes", copy_bytes, "source"_a, "out"_a, "threads"_a, "streaming"_a = false);

@@ -15,13 +15,14 @@ LEAVES = [
 ]
 
 
+@pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_sums_in_parts(leaf: str, parts: int, rng: np.random.Generator) -> None:
+def test_sums_in_parts(leaf: str, parts: int, sums: bool, rng: np.random.Generator) -> None:
     for m in (*range(1, 16), 29):
         for n in (1, 5, 6, 12, 16, 17, 21, 24, 25, 31, 32, 40):
             a, b = integers(rng, m, 12), integers(rng, 12, n)
-            assert np.array_equal(fc._core.gemm_by_leaf(leaf, a, b, parts), a @ b), (m, n)
+            assert np.array_equal(fc._core.gemm_by_leaf(leaf, a, b, parts, sums), a @ b), (m, n)
 
 
 def test_refusals(rng: np.random.Generator) -> None:

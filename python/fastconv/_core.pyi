@@ -61,7 +61,7 @@ def set_thread_override(n: int) -> int:
 
 def set_verbose(level: int) -> None: ...
 def kernels(op: str | None = None) -> list[dict[str, Any]]: ...
-def gemm_by_leaf(ukernel: str, a: F32, b: F32, parts: int) -> F32:
+def gemm_by_leaf(ukernel: str, a: F32, b: F32, parts: int, sums: bool = False) -> F32:
     """a (m, k) times b (k, n) by one GEMM leaf, its sum cut into so many parts. For tests of the leaf itself."""
 
 def measure_fma_peak(isa: str, threads: int, milliseconds: int) -> float:

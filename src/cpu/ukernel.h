@@ -66,6 +66,9 @@ struct GemmUkernel {
   // One pixel (outer == inner == 1, c_col == 1, first && last, no row_bias, nothing to fetch) against several panels, which adjoin in b and
   // c; n counts the columns in use of all of them. The same bits as panel by panel.
   void (*pixel)(const GemmPanel*);
+  // The sums alone, of one row of pixels (outer == 1, a_k == 1, c_col == 1, first && last): nothing to add, to clamp or to copy, and all
+  // nr columns are stored, whatever n.
+  void (*sums)(const GemmPanel*);
 };
 
 // --- data movement ----------------------------------------------------------------------------------------------------
@@ -97,10 +100,10 @@ struct WinogradInput {
   int64_t row, rows, column, columns;
 };
 
-// Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. Rows of m hold whole vectors.
+// Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. m[tile][position][nr].
 struct WinogradOutput {
   const float* m;  // first tile, channel `channel`
-  int64_t m_position, m_tile;
+  int64_t m_tile;
   float* dst;             // the image
   const float* residual;  // or null
   const float* bias;      // channel 0; or null
@@ -113,6 +116,7 @@ struct WinogradOutput {
 struct WinogradUkernel {
   const char* name;
   int32_t isa;
+  int32_t nr;  // values of a position of m, known to the transforms: what a GEMM leaf of the ISA makes
   struct Transforms {
     void (*input_pixels)(const WinogradInput*);    // src [y][x][c]
     void (*input_planes)(const WinogradInput*);    // src [c][y][x]

@@ -4,7 +4,8 @@
 // them are one product, of 4 ic terms (winograd_tile.h). Transforms: winograd_body.h. Products: the GEMM leaf.
 // Operands: packed U [panel][block][ic][nr], transformed in float64 and rounded once, zero-padded channels.
 // Scratch: V [tile][position][ic] and M [tile][position][nr], tiles an odd number of cache lines apart, so that they spread
-// over the cache sets: transforms walk through memory in order, products read and write a row a tile.
+// over the cache sets: transforms walk through memory in order, products read and write a row a tile. Positions of V that would lie a
+// multiple of 512 bytes apart have a line between them: a tile's are stored at once.
 // Blocking: a group of blocking.mc tiles stays in the L2 from input transform to output transform; panels outside,
 // positions inside, so that U is read in order, M is one panel wide and V is read from the L2.
 // Threads: tiles are shared out where there are many. Where weights outweigh them, all threads transform channels of
@@ -15,12 +16,15 @@
 // One thread, 56x56x64: input transform 17 %, output transform 10 %, products 72 % of the time; 14x14x256: 5, 4, 90 %.
 // Stride 2 (two cores of a Zen 5, two threads, NHWC, lone layers, of direct's time at batch 1 / 16): 56x56x128 F(4,3) 0.74 / 0.71, 28x28x256
 // F(2,3) 0.78 / 0.82, 56x56x64 to 128 F(4,3) 0.71 / 0.47 to 0.64.
+// One thread of the Zen 5, 56x56x64, of the products at the FMA peak (249 us): input transform 0.12, products 1.05, output transform 0.09; before
+// the transforms kept values in registers and the products had ends of their own 0.14, 1.11, 0.13.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
 // up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %. Weights packed as
 // 9 taps and transformed right before their products: docs/performance.md.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "cpu/conv/winograd.h"
 #include "cpu/conv/winograd_tile.h"
@@ -44,7 +48,7 @@ struct Winograd : WinogradTile<O, S> {
   Winograd(const Problem& p, int64_t nr)
       : rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
-        v_position(round_up(p.ic, 16)),
+        v_position(position_stride(p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
         block(p.ic * nr) {}
@@ -57,6 +61,10 @@ struct Winograd : WinogradTile<O, S> {
     }
   }
   int64_t tiles() const { return rows * columns; }  // of one image
+  // A tile's positions are written together: not so far apart that they meet in a few sets of the L1 (512 bytes and multiples).
+  static int64_t position_stride(int64_t ic) {
+    return round_up(ic, 128) == round_up(ic, 16) ? odd_lines(ic) : round_up(ic, 16);
+  }
 
   int64_t rows, columns;
   int64_t v_position, v_tile, m_tile;
@@ -84,6 +92,8 @@ void configure(Plan& plan, const Machine& machine) {
   b.seg_k = p.ic;
   b.row_unit = W::kOut;
   configure_gemm(plan, machine);
+  if (find_ukernel<WinogradUkernel>(plan.isa)->nr != b.nr)
+    throw std::logic_error("Winograd's transforms and products differ in the channels of a panel");
   const W w(p, b.nr);
   plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
@@ -206,7 +216,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   g.n = b.nr;
   g.first = g.last = 1;
   WinogradOutput t{};
-  t.m = m, t.m_position = b.nr, t.m_tile = w.m_tile;
+  t.m = m, t.m_tile = w.m_tile;
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
@@ -228,7 +238,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
       }
       step += sum.segs;
       fetch.give(g);
-      gemm_of(plan).panel(&g);
+      gemm_of(plan).sums(&g);
       g.c += b.nr;
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
@@ -286,9 +296,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Range panels = common ? share(b.panels, worker.tid / rows, columns) : Range{0, b.panels};
   const Range mine = common ? Range{0, total} : share(total, worker.tid, worker.nthr);
   if (mine.begin == mine.end) return;
-  // Groups of nearly equal size, whole register tiles where there are several.
+  // Groups of nearly equal size, whole register tiles where there are several and they have room.
   const int64_t count = mine.end - mine.begin, even = div_up(count, div_up(count, b.mc));
-  const int64_t step = even == count ? count : std::min(b.mc, round_up(even, b.mr));
+  const int64_t step = even == count || round_up(even, b.mr) > b.mc ? even : round_up(even, b.mr);
   Range channels{0, p.ic};
   if (common) {
     const Range slices = share(div_up(p.ic, kSlice), worker.tid, worker.nthr);

@@ -1,6 +1,6 @@
 // The one-dimensional transforms of F(2,3) and F(4,3), stride 1 and 2, and those of the weights: what the bodies of a
 // Winograd leaf share, written over simd/. A two-dimensional transform is the one-dimensional one down the columns, then along
-// the rows.
+// the rows. The first is made in parts, some of its rows each, so that what a part leaves for the second stays in registers.
 //
 // F(o,r) evaluates the product of polynomials at o + r - 2 points and at infinity: Y = A' [(G g) * (B' d)] (Lavin and
 // Gray, arXiv:1509.09308). With M(x) the product of (x - p) over the points, row p of B' holds the coefficients of
@@ -22,15 +22,18 @@ namespace {
 using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
+constexpr int kNr = 2 * kL;   // channels of a panel
 constexpr int kColumns = 28;  // output columns that are transformed together: rows of 14, 28 and 56 pixels waste none
 
 #if defined(__GNUC__)
 #define FASTCONV_INLINE inline __attribute__((always_inline))
+#define FASTCONV_LAMBDA __attribute__((always_inline))
 #else
 #define FASTCONV_INLINE inline
+#define FASTCONV_LAMBDA
 #endif
 
-FASTCONV_INLINE int64_t least(int64_t a, int64_t b) {
+FASTCONV_INLINE int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
@@ -41,6 +44,15 @@ FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
 constexpr int kKernels = 8;
 typedef double D __attribute__((vector_size(8 * kKernels)));
 typedef float S __attribute__((vector_size(4 * kKernels)));
+
+// Hides how an address was made. Of what is unrolled the compiler would otherwise keep dozens of addresses, on the stack.
+template <class T>
+FASTCONV_INLINE T* opaque(T* p) {
+#if defined(__GNUC__)
+  asm("" : "+r"(p));
+#endif
+  return p;
+}
 
 // An address past an array does no harm.
 FASTCONV_INLINE void prefetch(const float* p) {
@@ -53,21 +65,29 @@ FASTCONV_INLINE void prefetch(const float* p) {
 
 // Sides of the tiles of output, input and M; kStep: inputs from tile to tile; tiles of a strip of the input transform, of
 // planes and of pixels.
+// A part P of a transform makes rows kInputRows[P][0], [1], .. (kOutputRows) of the result, -1: none. It is given a function that loads
+// a value; parts together load those that several of them need more than once.
 struct F23 {
   static constexpr int kOut = 2, kIn = 4, kProducts = 4, kStep = 2;
   static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
+  static constexpr int kInputParts = 1, kOutputParts = 1;
+  static constexpr int kInputRows[1][4] = {{0, 1, 2, 3}}, kOutputRows[1][2] = {{0, 1}};
 
   // 4 additions.
-  static FASTCONV_INLINE void input(const F d[4], F y[4]) {
-    y[0] = simd::sub(d[0], d[2]);
-    y[1] = simd::add(d[1], d[2]);
-    y[2] = simd::sub(d[2], d[1]);
-    y[3] = simd::sub(d[1], d[3]);
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    const F d1 = d(1), d2 = d(2);
+    y[0] = simd::sub(d(0), d2);
+    y[1] = simd::add(d1, d2);
+    y[2] = simd::sub(d2, d1);
+    y[3] = simd::sub(d1, d(3));
   }
   // 4 additions.
-  static FASTCONV_INLINE void output(const F m[4], F y[2]) {
-    y[0] = simd::add(simd::add(m[0], m[1]), m[2]);
-    y[1] = simd::sub(simd::sub(m[1], m[2]), m[3]);
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    const F m1 = m(1), m2 = m(2);
+    y[0] = simd::add(simd::add(m(0), m1), m2);
+    y[1] = simd::sub(simd::sub(m1, m2), m(3));
   }
   static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[4]) {
     const D even = g0 + g2;
@@ -84,26 +104,35 @@ struct F43 {
   static constexpr float kP = 0.625f, kQ = 1.5f;  // the points, all powers below are exact in float32
   static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
 
-  // 12 operations. Even and odd coefficients of M / (x - p) are the sum and the difference for p and -p.
-  static FASTCONV_INLINE void input(const F d[6], F y[6]) {
-    const F p = simd::set1(kP), q = simd::set1(kQ), p2 = simd::set1(kP2), q2 = simd::set1(kQ2);
-    const F even_p = simd::nfma(q2, d[2], d[4]), odd_p = simd::nfma(q2, d[1], d[3]);
-    const F even_q = simd::nfma(p2, d[2], d[4]), odd_q = simd::nfma(p2, d[1], d[3]);
-    y[0] = simd::nfma(p2, simd::nfma(q2, d[0], d[2]), even_p);
-    y[1] = simd::fma(p, odd_p, even_p);
-    y[2] = simd::nfma(p, odd_p, even_p);
-    y[3] = simd::fma(q, odd_q, even_q);
-    y[4] = simd::nfma(q, odd_q, even_q);
-    y[5] = simd::nfma(p2, odd_p, simd::nfma(q2, d[3], d[5]));
+  static constexpr int kInputParts = 3, kOutputParts = 2;
+  static constexpr int kInputRows[3][2] = {{0, 5}, {1, 2}, {3, 4}}, kOutputRows[2][2] = {{0, 2}, {1, 3}};
+
+  // 4 operations a part. Even and odd coefficients of M / (x - p) are the sum and the difference for p and -p.
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    if constexpr (P == 0) {
+      const F sum = simd::set1(kP2 + kQ2), product = simd::set1(kP2 * kQ2);
+      y[0] = simd::fma(product, d(0), simd::nfma(sum, d(2), d(4)));
+      y[1] = simd::fma(product, d(1), simd::nfma(sum, d(3), d(5)));
+    } else {
+      const F at = simd::set1(P == 1 ? kP : kQ), other2 = simd::set1(P == 1 ? kQ2 : kP2);
+      const F even = simd::nfma(other2, d(2), d(4)), odd = simd::nfma(other2, d(1), d(3));
+      y[0] = simd::fma(at, odd, even);
+      y[1] = simd::nfma(at, odd, even);
+    }
   }
-  // 13 operations.
-  static FASTCONV_INLINE void output(const F m[6], F y[4]) {
-    const F even_p = simd::add(m[1], m[2]), odd_p = simd::sub(m[1], m[2]);
-    const F even_q = simd::add(m[3], m[4]), odd_q = simd::sub(m[3], m[4]);
-    y[0] = simd::add(simd::add(m[0], even_p), even_q);
-    y[1] = simd::fma(simd::set1(kQ), odd_q, simd::mul(simd::set1(kP), odd_p));
-    y[2] = simd::fma(simd::set1(kQ2), even_q, simd::mul(simd::set1(kP2), even_p));
-    y[3] = simd::fma(simd::set1(kQ2 * kQ), odd_q, simd::fma(simd::set1(kP2 * kP), odd_p, m[5]));
+  // 6 operations a part.
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    if constexpr (P == 0) {
+      const F even_p = simd::add(m(1), m(2)), even_q = simd::add(m(3), m(4));
+      y[0] = simd::add(simd::add(m(0), even_p), even_q);
+      y[1] = simd::fma(simd::set1(kQ2), even_q, simd::mul(simd::set1(kP2), even_p));
+    } else {
+      const F odd_p = simd::sub(m(1), m(2)), odd_q = simd::sub(m(3), m(4));
+      y[0] = simd::fma(simd::set1(kQ), odd_q, simd::mul(simd::set1(kP), odd_p));
+      y[1] = simd::fma(simd::set1(kQ2 * kQ), odd_q, simd::fma(simd::set1(kP2 * kP), odd_p, m(5)));
+    }
   }
   static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[6]) {
     constexpr double p = kP, q = kQ, p2 = p * p, q2 = q * q;
@@ -123,18 +152,24 @@ struct F23Stride2 {
   static constexpr int kOut = 2, kIn = 5, kProducts = 3, kStep = 4;
   static constexpr int kTiles = 7, kPixelTiles = 1;
 
+  static constexpr int kInputParts = 1, kOutputParts = 1;
+  static constexpr int kInputRows[1][5] = {{0, 1, 2, 3, 4}}, kOutputRows[1][2] = {{0, 1}};
+
   // 2 additions; products at 0, infinity, 1.
-  static FASTCONV_INLINE void input(const F d[5], F y[5]) {
-    y[0] = simd::sub(d[0], d[2]);
-    y[1] = simd::sub(d[4], d[2]);
-    y[2] = d[2];
-    y[3] = d[1];
-    y[4] = d[3];
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    y[2] = d(2);
+    y[0] = simd::sub(d(0), y[2]);
+    y[1] = simd::sub(d(4), y[2]);
+    y[3] = d(1);
+    y[4] = d(3);
   }
   // 2 additions.
-  static FASTCONV_INLINE void output(const F m[3], F y[2]) {
-    y[0] = simd::add(m[0], m[2]);
-    y[1] = simd::add(m[1], m[2]);
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    const F m2 = m(2);
+    y[0] = simd::add(m(0), m2);
+    y[1] = simd::add(m(1), m2);
   }
   static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[4]) {
     u[0] = g0;
@@ -149,28 +184,46 @@ struct F43Stride2 {
   static constexpr int kTiles = 4, kPixelTiles = 1;
   static constexpr double kP = 1.25, kQ = 0.5;  // the points
 
-  // 13 operations; products at 0, p, -p, infinity, q, those at p and -p times 2 p^2. f: the even inputs times (x - q).
-  static FASTCONV_INLINE void input(const F d[9], F y[9]) {
+  static constexpr int kInputParts = 5, kOutputParts = 2;
+  static constexpr int kInputRows[5][2] = {{0, 4}, {1, 2}, {3, -1}, {5, 8}, {6, 7}},
+                       kOutputRows[2][2] = {{0, 2}, {1, 3}};
+
+  // 15 operations; products at 0, p, -p, infinity, q, those at p and -p times 2 p^2. f: the even inputs times (x - q).
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
     const F p = simd::set1(kP), q = simd::set1(kQ), p2 = simd::set1(kP * kP), over_p2 = simd::set1(1 / (kP * kP));
-    const F f0 = simd::nfma(q, d[0], d[2]), f1 = simd::nfma(q, d[2], d[4]);
-    const F f2 = simd::nfma(q, d[4], d[6]), f3 = simd::nfma(q, d[6], d[8]);
-    y[0] = simd::nfma(p2, f0, f2);
-    y[1] = simd::fma(p, f1, f2);
-    y[2] = simd::nfma(p, f1, f2);
-    y[3] = simd::nfma(p2, f1, f3);
-    y[4] = simd::nfma(p2, d[2], d[6]);
-    y[5] = simd::nfma(over_p2, d[5], d[1]);
-    y[6] = simd::fma(p, d[3], d[5]);
-    y[7] = simd::nfma(p, d[3], d[5]);
-    y[8] = simd::nfma(p2, d[3], d[7]);
+    if constexpr (P == 0) {
+      const F d2 = d(2), d6 = d(6);
+      y[0] = simd::nfma(p2, simd::nfma(q, d(0), d2), simd::nfma(q, d(4), d6));
+      y[1] = simd::nfma(p2, d2, d6);
+    } else if constexpr (P == 1) {
+      const F d4 = d(4), f1 = simd::nfma(q, d(2), d4), f2 = simd::nfma(q, d4, d(6));
+      y[0] = simd::fma(p, f1, f2);
+      y[1] = simd::nfma(p, f1, f2);
+    } else if constexpr (P == 2) {
+      y[0] = simd::nfma(p2, simd::nfma(q, d(2), d(4)), simd::nfma(q, d(6), d(8)));
+    } else if constexpr (P == 3) {
+      y[0] = simd::nfma(over_p2, d(5), d(1));
+      y[1] = simd::nfma(p2, d(3), d(7));
+    } else {
+      const F d3 = d(3), d5 = d(5);
+      y[0] = simd::fma(p, d3, d5);
+      y[1] = simd::nfma(p, d3, d5);
+    }
   }
   // 10 operations.
-  static FASTCONV_INLINE void output(const F m[5], F y[4]) {
-    const F even = simd::add(m[1], m[2]), odd = simd::sub(m[1], m[2]);
-    y[0] = simd::fma(simd::set1(0.5 / (kP * kP)), even, simd::add(m[0], m[4]));
-    y[1] = simd::fma(simd::set1(0.5 / kP), odd, simd::mul(simd::set1(kQ), m[4]));
-    y[2] = simd::fma(simd::set1(0.5), even, simd::mul(simd::set1(kQ * kQ), m[4]));
-    y[3] = simd::fma(simd::set1(0.5 * kP), odd, simd::fma(simd::set1(kQ * kQ * kQ), m[4], m[3]));
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    const F m1 = m(1), m2 = m(2), m4 = m(4);
+    if constexpr (P == 0) {
+      const F even = simd::add(m1, m2);
+      y[0] = simd::fma(simd::set1(0.5 / (kP * kP)), even, simd::add(m(0), m4));
+      y[1] = simd::fma(simd::set1(0.5), even, simd::mul(simd::set1(kQ * kQ), m4));
+    } else {
+      const F odd = simd::sub(m1, m2);
+      y[0] = simd::fma(simd::set1(0.5 / kP), odd, simd::mul(simd::set1(kQ), m4));
+      y[1] = simd::fma(simd::set1(0.5 * kP), odd, simd::fma(simd::set1(kQ * kQ * kQ), m4, m(3)));
+    }
   }
   static FASTCONV_INLINE void weights(const D& g0, const D& g1, const D& g2, D u[6]) {
     constexpr double p = kP, q = kQ;
@@ -182,6 +235,32 @@ struct F43Stride2 {
     u[5] = g1;
   }
 };
+
+// Rows of a part.
+template <int N>
+constexpr int rows_of(const int (&rows)[N]) {
+  return rows[N - 1] < 0 ? N - 1 : N;
+}
+
+// All parts of a one-dimensional transform, P the first.
+template <class W, int P = 0, class Load>
+FASTCONV_INLINE void input_all(const Load& d, F y[]) {
+  constexpr int kRows = rows_of(W::kInputRows[P]);
+  F part[kRows];
+  W::template input<P>(d, part);
+#pragma GCC unroll 9
+  for (int i = 0; i < kRows; ++i) y[W::kInputRows[P][i]] = part[i];
+  if constexpr (P + 1 < W::kInputParts) input_all<W, P + 1>(d, y);
+}
+template <class W, int P = 0, class Load>
+FASTCONV_INLINE void output_all(const Load& m, F y[]) {
+  constexpr int kRows = rows_of(W::kOutputRows[P]);
+  F part[kRows];
+  W::template output<P>(m, part);
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) y[W::kOutputRows[P][i]] = part[i];
+  if constexpr (P + 1 < W::kOutputParts) output_all<W, P + 1>(m, y);
+}
 
 template <class W>
 void transform_weights(const float* g, int64_t g_tap, float* u, const int64_t* u_at, int64_t count) {

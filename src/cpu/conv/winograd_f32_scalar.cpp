@@ -9,7 +9,7 @@
 #include "cpu/conv/winograd_output_body.h"
 
 namespace fastconv {
-extern const WinogradUkernel winograd_f32_scalar = {"winograd_f32_scalar",       FASTCONV_SIMD_ISA,
-                                                    transforms_of<F23>(),        transforms_of<F43>(),
-                                                    transforms_of<F23Stride2>(), transforms_of<F43Stride2>()};
+extern const WinogradUkernel winograd_f32_scalar = {
+    "winograd_f32_scalar",       FASTCONV_SIMD_ISA,          kNr, transforms_of<F23>(), transforms_of<F43>(),
+    transforms_of<F23Stride2>(), transforms_of<F43Stride2>()};
 }  // namespace fastconv

@@ -2,14 +2,18 @@
 // Operands: WinogradInput (ukernel.h).
 // Pixels [y][x][c] are read in place. Planes [c][y][x] go through a patch in the L1: kL channels by kL pixels of a row are
 // transposed in registers; of tiles one below the other each image row is transposed once.
-// A strip of tiles side by side is transformed down its columns into a buffer in the L1, [column][t] vectors, where
-// neighbouring tiles share columns; then each tile along its rows.
-// Registers: t inputs, t results and the points.
-// Borders: rows outside the image are zero vectors, columns outside are zeros in the buffer; no memory outside is read.
+// Down the columns a part of the rows at a time (winograd_body.h), then along those rows from registers. A tile takes over what its
+// left neighbour has of the columns that they share, in registers too where a part does a whole strip of tiles side by side. Pixels of a
+// strip would leave the L1 between parts (they lie 512 bytes or more apart, so that few sets hold them), so there all parts of
+// a tile come one after the other and leave shared columns in the L1.
+// Registers: a part's rows of t columns (F(4,3): 12 vectors, with stride 2 18), t results and the points.
+// Borders: rows outside the image are read by empty masks, columns outside are zeros; no memory outside is read.
 // Tails: the last channels by masks; v gets whole vectors, with zeros past the channels.
-// Measured: winograd.cpp has whole convolutions. Half of the time is waiting for the L2, from which pixels come and to which v
-// goes.
-// Tried: with stride 2, where tiles share one column, pixels in strips of 7 tiles, 20 to 40 % slower than tile by tile.
+// Measured (Zen 5, cycles a vector of v; 1.7 is what F(4,3)'s operations need): winograd.cpp has whole convolutions. F(4,3) 2.3 from and to
+// the L1, 3.4 from and to the L2, 4 in place, where the first group's pixels come from the L3. With a buffer between the two
+// one-dimensional transforms, each value stored twice: 2.7, 4, 4.5; with stride 2 4.2 for 5.0.
+// Tried: with stride 2, where tiles share one column, pixels in strips of 4 or 7 tiles, 5 to 40 % slower than tile by tile. Planes asked
+// for one vector of channels ahead: nothing but at 14x14.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
@@ -20,53 +24,9 @@ namespace {
 template <class W>
 struct InputTransform {
   static constexpr int kIn = W::kIn, kStep = W::kStep, kTiles = W::kTiles, kPixelTiles = W::kPixelTiles;
+  static constexpr int kShared = kIn - kStep;                // columns of neighbouring tiles
   static constexpr int kWidth = (kTiles - 1) * kStep + kIn;  // input columns of a strip
   static constexpr int kPatch = (kWidth + kL) * kL;          // a patch row; transposing writes whole blocks
-  static constexpr int kColumn = kIn * kL;                   // a column in the buffer
-
-  // Columns lo..hi-1 of a strip from rows of pixels `step` apart; null: a row of zeros. The other columns become zero.
-  // `ahead`: how far from here the values lie that are wanted next; they are asked for meanwhile. 0: none.
-  template <bool Masked, bool AllRows>
-  static FASTCONV_INLINE void down(const float* const row[kIn], int64_t step, int64_t lo, int64_t hi, int64_t width,
-                                   Mask m, int64_t ahead, float* buffer) {
-    for (int64_t x = 0; x < lo; ++x)
-      for (int i = 0; i < kIn; ++i) simd::store(buffer + x * kColumn + i * kL, simd::zero());
-    for (int64_t x = lo; x < hi; ++x) {
-      F d[kIn], y[kIn];
-#pragma GCC unroll 9
-      for (int i = 0; i < kIn; ++i) {
-        if (!AllRows && row[i] == nullptr) {
-          d[i] = simd::zero();
-        } else if constexpr (Masked) {
-          d[i] = simd::load(row[i] + x * step, m);
-        } else {
-          d[i] = simd::load(row[i] + x * step);
-        }
-        if (AllRows && !Masked) prefetch(row[i] + x * step + ahead);
-      }
-      W::input(d, y);
-#pragma GCC unroll 9
-      for (int i = 0; i < kIn; ++i) simd::store(buffer + x * kColumn + i * kL, y[i]);
-    }
-    for (int64_t x = hi; x < width; ++x)
-      for (int i = 0; i < kIn; ++i) simd::store(buffer + x * kColumn + i * kL, simd::zero());
-  }
-
-  static FASTCONV_INLINE void along(const float* buffer, int64_t tiles, float* v, int64_t v_position, int64_t v_tile) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const float* from = buffer + t * kStep * kColumn;
-      float* to = v + t * v_tile;
-#pragma GCC unroll 1
-      for (int i = 0; i < kIn; ++i) {
-        F d[kIn], y[kIn];
-#pragma GCC unroll 9
-        for (int x = 0; x < kIn; ++x) d[x] = simd::load(from + i * kL + x * kColumn);
-        W::input(d, y);
-#pragma GCC unroll 9
-        for (int x = 0; x < kIn; ++x, to += v_position) simd::store(to, y[x]);
-      }
-    }
-  }
 
   // The strip's image columns: lo..hi-1 of `width` exist, the first is image column x0.
   struct Strip {
@@ -74,7 +34,7 @@ struct InputTransform {
   };
   static FASTCONV_INLINE Strip strip(const WinogradInput& p, int64_t first, int64_t tiles) {
     Strip s;
-    s.tiles = least(tiles, p.columns - first);
+    s.tiles = smaller(tiles, p.columns - first);
     s.width = (s.tiles - 1) * kStep + kIn;
     s.x0 = (p.column + first) * kStep - p.pl;
     s.lo = clamp(-s.x0, 0, s.width);
@@ -82,20 +42,104 @@ struct InputTransform {
     return s;
   }
 
-  template <bool Masked>
-  static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const float* const row[kIn], bool all,
-                                        int64_t step, Mask m, int64_t ahead, float* v) {
-    alignas(64) float buffer[kWidth * kColumn];
-    if (all) {
-      down<Masked, true>(row, step, s.lo, s.hi, s.width, m, ahead, buffer);
+  // Where the rows of a strip's columns lie, `step` from column to column. Masked: what of them there is; a row outside the image has none.
+  struct Rows {
+    const float* row[kIn];
+    Mask mask[kIn];
+    int64_t step;
+    int64_t ahead;  // how far from here the values lie that are wanted next; with Fetch they are asked for meanwhile
+  };
+
+  // One part of tiles begin .. end - 1 of the strip: some rows of V's positions. `shared`: what it left of the columns that the next
+  // tile has too.
+  template <int P, bool Masked, bool Fetch>
+  static FASTCONV_INLINE void part(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin, int64_t end,
+                                   float* shared, float* v) {
+    constexpr int kRows = rows_of(W::kInputRows[P]);
+    F y[kIn][kRows];
+    const int64_t step = rows.step, v_position = p.v_position;
+    // Columns x .. x + n - 1 of the strip to y[j] and on.
+    const auto columns = [&](int64_t x, int j, int n, bool all_there) FASTCONV_LAMBDA {
+      const float* at[kIn];
+#pragma GCC unroll 9
+      for (int i = 0; i < kIn; ++i) at[i] = opaque(rows.row[i] + x * step);
+#pragma GCC unroll 9
+      for (int k = 0; k < n; ++k) {
+        if constexpr (Fetch) {
+#pragma GCC unroll 9
+          for (int i = P; i < kIn; i += W::kInputParts) prefetch(at[i] + rows.ahead + k * step);
+        }
+        if (all_there || (x + k >= s.lo && x + k < s.hi)) {
+          W::template input<P>(
+              [&](int i) FASTCONV_LAMBDA {
+                return Masked ? simd::load(at[i] + k * step, rows.mask[i]) : simd::load(at[i] + k * step);
+              },
+              y[j + k]);
+        } else {
+#pragma GCC unroll 5
+          for (int r = 0; r < kRows; ++r) y[j + k][r] = simd::zero();
+        }
+      }
+    };
+    const auto at_shared = [&](int j, int r) { return shared + (W::kInputRows[P][r] * kShared + j) * kL; };
+    if (begin == 0) {
+      columns(0, kStep, kShared, false);
     } else {
-      down<Masked, false>(row, step, s.lo, s.hi, s.width, m, ahead, buffer);
+#pragma GCC unroll 2
+      for (int j = 0; j < kShared; ++j)
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) y[kStep + j][r] = simd::load(at_shared(j, r));
     }
-    along(buffer, s.tiles, v, p.v_position, p.v_tile);
+    for (int64_t t = begin; t < end; ++t, v += p.v_tile) {
+      const int64_t x = t * kStep + kShared;
+#pragma GCC unroll 2
+      for (int j = 0; j < kShared; ++j)
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) y[j][r] = y[kStep + j][r];
+      if (!Masked && x >= s.lo && x + kStep <= s.hi) {
+        columns(x, kShared, kStep, true);
+      } else {
+        columns(x, kShared, kStep, false);
+      }
+#pragma GCC unroll 5
+      for (int r = 0; r < kRows; ++r) {
+        F out[kIn];
+        input_all<W>([&](int i) FASTCONV_LAMBDA { return y[i][r]; }, out);
+        float* to = opaque(v + W::kInputRows[P][r] * kIn * v_position);
+#pragma GCC unroll 9
+        for (int i = 0; i < kIn; ++i) simd::store(to + i * v_position, out[i]);
+      }
+    }
+    if (end < s.tiles) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kShared; ++j)
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) simd::store(at_shared(j, r), y[kStep + j][r]);
+    }
   }
 
-  static void pixels(const WinogradInput* part) {
-    const WinogradInput& p = *part;
+  template <bool Masked, bool Fetch, int P = 0>
+  static FASTCONV_INLINE void parts(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin,
+                                    int64_t end, float* shared, float* v) {
+    part<P, Masked, Fetch>(p, s, rows, begin, end, shared, v);
+    if constexpr (P + 1 < W::kInputParts) parts<Masked, Fetch, P + 1>(p, s, rows, begin, end, shared, v);
+  }
+
+  // Fetch means pixels: tile by tile (see above).
+  template <bool Masked, bool Fetch>
+  static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, float* v) {
+    alignas(64) float shared[kIn * kShared * kL];
+    if constexpr (W::kInputParts == 1 || (!Fetch && kShared > 1)) {
+      parts<Masked, Fetch>(p, s, rows, 0, s.tiles, shared, v);
+    } else {
+      for (int64_t t = 0; t < s.tiles; ++t, v += p.v_tile) parts<Masked, Fetch>(p, s, rows, t, t + 1, shared, v);
+    }
+  }
+
+  static void pixels(const WinogradInput* operands) {
+    const WinogradInput p = *operands;
+    Rows rows{};
+    rows.step = p.ic;
     for (int64_t r = 0; r < p.rows; ++r) {
       const int64_t y0 = (p.row + r) * kStep - p.pt;
       const bool all = y0 >= 0 && y0 + kIn <= p.y_end;
@@ -103,17 +147,18 @@ struct InputTransform {
         const Strip s = strip(p, first, kPixelTiles);
         float* v = p.v + (r * p.columns + first) * p.v_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
-          const float* row[kIn];
-#pragma GCC unroll 9
-          for (int i = 0; i < kIn; ++i)
-            row[i] =
-                y0 + i >= 0 && y0 + i < p.y_end ? p.src + ((y0 + i) * p.iw + s.x0) * p.ic + p.channel + c : nullptr;
-          if (p.channels - c >= kL) {
-            // The same pixels' next channels, or the first channels of the strip to the right.
-            const int64_t ahead = p.channels - c >= 2 * kL ? kL : kPixelTiles * kStep * p.ic - c;
-            transform<false>(p, s, row, all, p.ic, simd::first(kL), ahead, v + c);
+          const Mask channels = simd::first(smaller(p.channels - c, kL));
+          for (int i = 0; i < kIn; ++i) {
+            const bool there = y0 + i >= 0 && y0 + i < p.y_end;
+            rows.row[i] = p.src + ((there ? y0 + i : 0) * p.iw + s.x0) * p.ic + p.channel + c;
+            rows.mask[i] = there ? channels : simd::first(0);
+          }
+          // The same pixels' next channels, or the first channels of the strip to the right.
+          rows.ahead = p.channels - c > kL ? kL : kPixelTiles * kStep * p.ic - c;
+          if (all && p.channels - c >= kL) {
+            transform<false, true>(p, s, rows, v + c);
           } else {
-            transform<true>(p, s, row, all, p.ic, simd::first(p.channels - c), 0, v + c);
+            transform<true, true>(p, s, rows, v + c);
           }
         }
       }
@@ -139,10 +184,12 @@ struct InputTransform {
     }
   }
 
-  static void planes(const WinogradInput* part) {
-    const WinogradInput& p = *part;
+  static void planes(const WinogradInput* operands) {
+    const WinogradInput p = *operands;
     const int64_t plane = p.ih * p.iw;
     alignas(64) float patch[kIn * kPatch];
+    Rows rows{};
+    rows.step = kL;
     for (int64_t first = 0; first < p.columns; first += kTiles) {
       const Strip s = strip(p, first, kTiles);
       for (int64_t c = 0; c < p.channels; c += kL) {
@@ -150,18 +197,21 @@ struct InputTransform {
         int64_t ready = p.row * kStep - p.pt;  // image rows before this one are in the patch, row y in slot y % kIn
         for (int64_t r = 0; r < p.rows; ++r) {
           const int64_t y0 = (p.row + r) * kStep - p.pt;
-          const float* row[kIn];
           for (int i = 0; i < kIn; ++i) {
             const int64_t y = y0 + i;
-            row[i] = nullptr;
-            if (y < 0 || y >= p.y_end) continue;
-            float* slot = patch + y % kIn * kPatch;
-            if (y >= ready) transpose_row(src + y * p.iw, plane, p.channels - c, s.lo, s.hi, slot);
-            row[i] = slot;
+            const bool there = y >= 0 && y < p.y_end;
+            rows.row[i] = patch + (there ? y % kIn * kPatch : 0);
+            rows.mask[i] = simd::first(there ? kL : 0);
+            if (there && y >= ready)
+              transpose_row(src + y * p.iw, plane, p.channels - c, s.lo, s.hi, patch + y % kIn * kPatch);
           }
           ready = y0 + kIn;
-          transform<false>(p, s, row, y0 >= 0 && y0 + kIn <= p.y_end, kL, simd::first(kL), 0,
-                           p.v + (r * p.columns + first) * p.v_tile + c);
+          float* v = p.v + (r * p.columns + first) * p.v_tile + c;
+          if (y0 >= 0 && y0 + kIn <= p.y_end) {
+            transform<false, false>(p, s, rows, v);
+          } else {
+            transform<true, false>(p, s, rows, v);
+          }
         }
       }
     }

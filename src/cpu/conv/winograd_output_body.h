@@ -4,10 +4,14 @@
 // Pixels [y][x][c] are written in place. For planes [c][y][x] a strip of kColumns output columns is put into a patch in the
 // L1, [row][column] vectors of channels; blocks of kL pixels by kL channels are transposed in registers and stored as rows of
 // pixels.
-// Registers: t inputs, o results and the points; the columns of a tile lie in a small buffer between the two passes.
+// Down the columns a part of the rows at a time (winograd_body.h), then along those rows from registers.
+// Registers: two rows of t columns, o results and the points.
 // Borders: pixels outside the image are computed and not stored. Tails: the last channels by masks.
 // Numerics: bias, then residual are added to the finished sum, in this order, in both layouts.
-// Measured: winograd.cpp has whole convolutions.
+// Measured (Zen 5, cycles a vector of m; 2.1 is what F(4,3)'s operations need, 1.5 with additions on ports of their own): winograd.cpp has
+// whole convolutions. F(4,3) 1.6 from and to the L1, 2.2 from and to the L2, 2.8 to 3 in place. With a buffer between the two
+// one-dimensional transforms: 2.1, 2.9, 4.2.
+// Tried: a pixel's lines asked for one to three tiles ahead, nothing.
 #pragma once
 
 #include "cpu/conv/winograd_body.h"
@@ -18,72 +22,63 @@ namespace {
 template <class W>
 struct OutputTransform {
   static constexpr int kOut = W::kOut, kIn = W::kProducts;
+  static constexpr int kPosition = kNr;  // from position to position of m
   static constexpr int kTiles = kColumns / kOut;
   static constexpr int kPatch = (kColumns + kL) * kL;  // a patch row; transposing reads whole blocks
 
-  // Down the columns: m of one tile to buffer[row][column], kOut rows of kIn vectors.
-  static FASTCONV_INLINE void down(const float* m, int64_t m_position, float* buffer) {
-#pragma GCC unroll 1
-    for (int x = 0; x < kIn; ++x, m += m_position) {
-      F d[kIn], y[kOut];
+  // store(i, y): row i of a tile, kOut pixels.
+  template <int P = 0, class Store>
+  static FASTCONV_INLINE void rows_of_tile(const float* m, const Store& store) {
+    constexpr int kRows = rows_of(W::kOutputRows[P]);
+    F down[kIn][kRows];
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) d[i] = simd::load(m + i * kIn * m_position);
-      W::output(d, y);
+    for (int x = 0; x < kIn; ++x)
+      W::template output<P>([&](int i) FASTCONV_LAMBDA { return simd::load(m + (i * kIn + x) * kPosition); }, down[x]);
 #pragma GCC unroll 4
-      for (int i = 0; i < kOut; ++i) simd::store(buffer + (i * kIn + x) * kL, y[i]);
-    }
-  }
-
-  static FASTCONV_INLINE void along(const float* buffer, int i, F y[kOut]) {
-    F d[kIn];
-#pragma GCC unroll 6
-    for (int x = 0; x < kIn; ++x) d[x] = simd::load(buffer + (i * kIn + x) * kL);
-    W::output(d, y);
-  }
-
-  // Rows and columns of the tile that lie in the image, at most kOut.
-  template <bool Masked>
-  static FASTCONV_INLINE void store_pixels(const WinogradOutput& p, const float* buffer, int64_t at, int64_t rows,
-                                           int64_t columns, F bias, Mask m) {
-#pragma GCC unroll 1
-    for (int i = 0; i < rows; ++i, at += p.ow * p.oc) {
+    for (int r = 0; r < kRows; ++r) {
       F y[kOut];
-      along(buffer, i, y);
-#pragma GCC unroll 4
-      for (int x = 0; x < kOut; ++x) {
-        if (x >= columns) break;
-        F value = simd::add(y[x], bias);
-        const int64_t pixel = at + x * p.oc;
-        if constexpr (Masked) {
-          if (p.residual) value = simd::add(value, simd::load(p.residual + pixel, m));
-          if (p.relu) value = simd::relu(value);
-          simd::store(p.dst + pixel, value, m);
-        } else {
-          if (p.residual) value = simd::add(value, simd::load(p.residual + pixel));
-          if (p.relu) value = simd::relu(value);
-          simd::store(p.dst + pixel, value);
-        }
-      }
+      output_all<W>([&](int x) FASTCONV_LAMBDA { return down[x][r]; }, y);
+      store(W::kOutputRows[P][r], y);
     }
+    if constexpr (P + 1 < W::kOutputParts) rows_of_tile<P + 1>(m, store);
   }
 
-  static void pixels(const WinogradOutput* part) {
-    const WinogradOutput& p = *part;
-    alignas(64) float buffer[kOut * kIn * kL];
+  static void pixels(const WinogradOutput* operands) {
+    const WinogradOutput p = *operands;
+    const F least = simd::set1(p.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN
     for (int64_t r = 0; r < p.rows; ++r) {
-      const int64_t y0 = (p.row + r) * kOut, rows = least(kOut, p.oh - y0);
+      const int64_t y0 = (p.row + r) * kOut, rows = smaller(kOut, p.oh - y0);
       for (int64_t t = 0; t < p.columns; ++t) {
-        const int64_t x0 = (p.column + t) * kOut, columns = least(kOut, p.ow - x0);
+        const int64_t x0 = (p.column + t) * kOut, columns = smaller(kOut, p.ow - x0);
         const float* m = p.m + (r * p.columns + t) * p.m_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
-          const Mask mask = simd::first(p.channels - c);
+          const Mask mask = simd::first(smaller(p.channels - c, kL));
           const F bias = p.bias ? simd::load(p.bias + p.channel + c, mask) : simd::zero();
           const int64_t at = (y0 * p.ow + x0) * p.oc + p.channel + c;
-          down(m + c, p.m_position, buffer);
-          if (p.channels - c >= kL) {
-            store_pixels<false>(p, buffer, at, rows, columns, bias, mask);
+          const auto store = [&](int i, const F y[kOut], bool whole) FASTCONV_LAMBDA {
+            float* to = opaque(p.dst + at + i * p.ow * p.oc);
+            const float* residual = p.residual ? opaque(p.residual + at + i * p.ow * p.oc) : nullptr;
+#pragma GCC unroll 4
+            for (int x = 0; x < kOut; ++x) {
+              if (!whole && x >= columns) break;
+              F value = simd::add(y[x], bias);
+              if (residual)
+                value =
+                    simd::add(value, whole ? simd::load(residual + x * p.oc) : simd::load(residual + x * p.oc, mask));
+              value = simd::max(least, value);
+              if (whole) {
+                simd::store(to + x * p.oc, value);
+              } else {
+                simd::store(to + x * p.oc, value, mask);
+              }
+            }
+          };
+          if (rows == kOut && columns == kOut && p.channels - c >= kL) {
+            rows_of_tile(m + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA { store(i, y, true); });
           } else {
-            store_pixels<true>(p, buffer, at, rows, columns, bias, mask);
+            rows_of_tile(m + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA {
+              if (i < rows) store(i, y, false);
+            });
           }
         }
       }
@@ -111,32 +106,27 @@ struct OutputTransform {
     }
   }
 
-  static void planes(const WinogradOutput* part) {
-    const WinogradOutput& p = *part;
-    alignas(64) float buffer[kOut * kIn * kL];
+  static void planes(const WinogradOutput* operands) {
+    const WinogradOutput p = *operands;
     alignas(64) float patch[kOut * kPatch];
     // What blocks hold past the columns is transposed along and never stored, but should not be an accident.
     for (int i = 0; i < kOut * kPatch; i += kL) simd::store(patch + i, simd::zero());
     for (int64_t r = 0; r < p.rows; ++r) {
-      const int64_t y0 = (p.row + r) * kOut, rows = least(kOut, p.oh - y0);
+      const int64_t y0 = (p.row + r) * kOut, rows = smaller(kOut, p.oh - y0);
       for (int64_t first = 0; first < p.columns; first += kTiles) {
-        const int64_t tiles = least(kTiles, p.columns - first), x0 = (p.column + first) * kOut;
+        const int64_t tiles = smaller(kTiles, p.columns - first), x0 = (p.column + first) * kOut;
         const float* m = p.m + (r * p.columns + first) * p.m_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
           for (int64_t t = 0; t < tiles; ++t) {
-            down(m + t * p.m_tile + c, p.m_position, buffer);
             float* to = patch + t * kOut * kL;
-#pragma GCC unroll 1
-            for (int i = 0; i < kOut; ++i) {
-              F y[kOut];
-              along(buffer, i, y);
+            rows_of_tile(m + t * p.m_tile + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA {
 #pragma GCC unroll 4
               for (int x = 0; x < kOut; ++x) simd::store(to + i * kPatch + x * kL, y[x]);
-            }
+            });
           }
-          const int64_t columns = least(tiles * kOut, p.ow - x0), channel = p.channel + c;
+          const int64_t columns = smaller(tiles * kOut, p.ow - x0), channel = p.channel + c;
           for (int64_t i = 0; i < rows; ++i)
-            store_row(p, patch + i * kPatch, columns, channel, least(kL, p.channels - c),
+            store_row(p, patch + i * kPatch, columns, channel, smaller(kL, p.channels - c),
                       (channel * p.oh + y0 + i) * p.ow + x0);
         }
       }

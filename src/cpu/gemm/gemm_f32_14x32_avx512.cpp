@@ -17,6 +17,6 @@
 #include "cpu/gemm/gemm_body.h"
 
 namespace fastconv {
-extern const GemmUkernel gemm_f32_14x32_avx512 = {"gemm_f32_14x32_avx512", kIsaAvx512,         14, 32,
-                                                  &Gemm<14, 2>::panel,     &Gemm<14, 2>::pixel};
+extern const GemmUkernel gemm_f32_14x32_avx512 = {
+    "gemm_f32_14x32_avx512", kIsaAvx512, 14, 32, &Gemm<14, 2>::panel, &Gemm<14, 2>::pixel, &Gemm<14, 2>::sums};
 }  // namespace fastconv

@@ -10,6 +10,6 @@
 #include "cpu/gemm/gemm_body.h"
 
 namespace fastconv {
-extern const GemmUkernel gemm_f32_4x8_scalar = {"gemm_f32_4x8_scalar", kIsaScalar,        4, 8,
-                                                &Gemm<4, 2>::panel,    &Gemm<4, 2>::pixel};
+extern const GemmUkernel gemm_f32_4x8_scalar = {"gemm_f32_4x8_scalar", kIsaScalar,       4, 8, &Gemm<4, 2>::panel,
+                                                &Gemm<4, 2>::pixel,    &Gemm<4, 2>::sums};
 }  // namespace fastconv

@@ -11,6 +11,6 @@
 #include "cpu/gemm/gemm_body.h"
 
 namespace fastconv {
-extern const GemmUkernel gemm_f32_6x16_avx2 = {"gemm_f32_6x16_avx2", kIsaAvx2,          6, 16,
-                                               &Gemm<6, 2>::panel,   &Gemm<6, 2>::pixel};
+extern const GemmUkernel gemm_f32_6x16_avx2 = {"gemm_f32_6x16_avx2", kIsaAvx2,         6, 16, &Gemm<6, 2>::panel,
+                                               &Gemm<6, 2>::pixel,   &Gemm<6, 2>::sums};
 }  // namespace fastconv
