@@ -22,7 +22,7 @@ struct Unsupported : std::runtime_error {  // NotImplementedError
 // reason; std::invalid_argument for a name that no algorithm of the op has. `winograd`: whether "auto" may take Winograd.
 PlanPtr make_plan(const Problem& problem, const Preference& preference = {"auto"}, bool winograd = true);
 
-// What choices go by besides the problem, the ISA level and the tuned table: plans of two numbers may differ.
+// Counts changes of what choices go by besides the problem: the ISA level and the tuned table. Plans of two numbers may differ.
 uint64_t plan_epoch();
 
 // Cycles that one core would need, roughly: what decides whether a second thread pays.
