@@ -148,8 +148,15 @@ def test_wrong_result_on_the_command_line(monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_keeps_what_it_has(
-    end: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+    end: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if signal.getsignal(end) == signal.SIG_IGN:  # as in a shell's background job
+        request.addfinalizer(lambda: signal.signal(end, signal.SIG_IGN))
+        signal.signal(end, signal.default_int_handler)
     before = signal.getsignal(end)
     real = timing.Sampler.visit
     calls = [0]
