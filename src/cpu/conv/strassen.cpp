@@ -156,18 +156,20 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   }
 }
 
-// Time in direct's: products (columns past the channels are computed too), the ends of the register tiles, and the sums of the input,
-// which all output channels share. Measured on two cores of a Zen 5, 20 shapes with AVX-512 and 11 with AVX2.
+// Measured on two cores of a Zen 5, 20 shapes with AVX-512 and 11 with AVX2.
 bool prefers_not(const Problem& p, const Machine& machine) {
-  const StrassenUkernel& k = *find_ukernel<StrassenUkernel>(machine.isa);
   if (p.ic < 64 || p.oh * p.ow < 128) return true;
-  const double ours = static_cast<double>(2 * round_up(p.oc / 2, k.nr));
-  const double plain = static_cast<double>(round_up(p.oc, k.nr));
-  const double lanes = k.nr / 2.0, ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
-  return static_cast<double>(kStrassenProducts) / 8 * ours / plain + 1.8 / ic + 0.47 * lanes / oc > 0.97;
+  return strassen_share(p, *find_ukernel<StrassenUkernel>(machine.isa), 1.8) > 0.97;
 }
 
 }  // namespace
+
+double strassen_share(const Problem& p, const StrassenUkernel& leaf, double tile_end) {
+  const double ours = static_cast<double>(2 * round_up(p.oc / 2, leaf.nr));
+  const double plain = static_cast<double>(round_up(p.oc, leaf.nr));
+  const double lanes = leaf.nr / 2.0, ic = static_cast<double>(p.ic), oc = static_cast<double>(p.oc);
+  return static_cast<double>(kStrassenProducts) / 8 * ours / plain + tile_end / ic + 0.47 * lanes / oc;
+}
 
 extern const Algorithm conv_strassen = {Op::conv2d,
                                         "strassen",

@@ -224,6 +224,21 @@ inline void fetch_new(const float* at, int64_t ld) {
   for (int r = kRows > 2 ? 1 : 0; r < kRows; ++r) __builtin_prefetch(at + r * ld + kAhead);
 }
 
+// Columns of kRows rows, ld apart, folded from top to bottom; of `some` lanes, the others are of no use.
+template <class R, int kRows>
+inline __attribute__((always_inline)) F fold_some(const float* at, int64_t ld, Mask some, F& met) {
+  F m = simd::load(at, some), s = m;
+  fetch_new<kRows>(at, ld);
+#pragma GCC unroll 4
+  for (int r = 1; r < kRows; ++r) {
+    const F x = simd::load(at + r * ld, some);
+    m = R::step(m, x);
+    s = seen_with<R>(x, s);
+  }
+  met = seen_with<R>(s, met);
+  return m;
+}
+
 // The same for rows begin..end-1, whose windows have all their rows; masks only where a row begins and ends.
 template <class R, int kRows, int kCols, bool kStream>
 [[gnu::noinline]] void halve_inner(const PoolCall& g, int64_t begin, int64_t end, const Divisor& divisor, F& watched) {
@@ -251,16 +266,7 @@ template <class R, int kRows, int kCols, bool kStream>
     return m;
   };
   const auto part = [&](const float* at, Mask some, F& met) __attribute__((always_inline)) {
-    F m = simd::load(at, some), s = m;
-    fetch_new<kRows>(at, ld);
-#pragma GCC unroll 4
-    for (int r = 1; r < kRows; ++r) {
-      const F x = simd::load(at + r * ld, some);
-      m = R::step(m, x);
-      s = seen_with<R>(x, s);
-    }
-    met = seen_with<R>(s, met);
-    return simd::select(some, m, identity);
+    return simd::select(some, fold_some<R, kRows>(at, ld, some, met), identity);
   };
   for (int64_t y = begin; y < end; ++y, src += step, dst += g.ow) {
     F a = part(src, first_a, seen[0]), b = part(src + kL, first_b, seen[1]);
@@ -316,16 +322,7 @@ template <class R, int kRows, int kCols>
   const Divisor by = p.by;
   F seen[2] = {simd::zero(), simd::zero()};
   const auto columns = [&](const float* at, Mask lanes, F& met) __attribute__((always_inline)) {
-    F m = simd::load(at, lanes), s = m;
-    fetch_new<kRows>(at, ld);
-#pragma GCC unroll 4
-    for (int r = 1; r < kRows; ++r) {
-      const F x = simd::load(at + r * ld, lanes);
-      m = R::step(m, x);
-      s = seen_with<R>(x, s);
-    }
-    met = seen_with<R>(s, met);
-    return simd::select(lanes, m, identity);
+    return simd::select(lanes, fold_some<R, kRows>(at, ld, lanes, met), identity);
   };
   const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
   float* dst = g.dst + begin * ow;
