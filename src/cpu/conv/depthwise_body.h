@@ -11,6 +11,7 @@
 // along channels, kept).
 #pragma once
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -33,9 +34,6 @@ constexpr bool kTemplates = kLanes > 4;  // plain C++ vectors make these far too
 FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
   return x < lo ? lo : (x > hi ? hi : x);
 }
-FASTCONV_INLINE int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 FASTCONV_INLINE int64_t div_up(int64_t a, int64_t b) {
   return a <= 0 ? 0 : (a + b - 1) / b;
 }
@@ -45,13 +43,13 @@ struct Taps {
   int64_t begin, end;
 };
 FASTCONV_INLINE Taps taps_inside(int64_t first, int64_t dilation, int64_t taps, int64_t extent) {
-  const int64_t begin = least(div_up(-first, dilation), taps);
+  const int64_t begin = smaller(div_up(-first, dilation), taps);
   return {begin, clamp(div_up(extent - first, dilation), begin, taps)};
 }
 
 // Output indices begin..end-1 of one axis whose every tap lies in the image.
 FASTCONV_INLINE Taps whole_windows(int64_t out, int64_t stride, int64_t pad, int64_t reach, int64_t extent) {
-  const int64_t begin = least(div_up(pad, stride), out);
+  const int64_t begin = smaller(div_up(pad, stride), out);
   return {begin, clamp(div_up(extent - reach + pad + 1, stride), begin, out)};
 }
 

@@ -42,15 +42,6 @@ FASTCONV_INLINE void channel_tile(const DepthwisePart& d, const float* x, Taps t
   finish<kPixels, Masked, Edge>(d, at, d.oc, acc, pixels, m);
 }
 
-// Keeps the compiler from making a pointer that advances into one register, or spilled word, for each place that it comes to.
-template <class T>
-FASTCONV_INLINE void step_to(T*& p, int64_t step) {
-  p += step;
-#if defined(__GNUC__)
-  asm("" : "+r"(p));
-#endif
-}
-
 // 3x3 with a padding of 1 on rows of whole tiles: which columns are missing follows from where a row begins and ends (First, Last), so that
 // nothing is compared; Rows output rows at once have more sums in flight than one, and load rows that both read once.
 template <int S, int Rows, bool First, bool Last, bool Masked>
@@ -70,7 +61,7 @@ FASTCONV_INLINE void channel_block(const DepthwisePart& d, const float* x, Taps 
 #pragma GCC unroll 32
     for (int c = First; c < kColumns - Last; ++c) {
       const F v = load<Masked>(v_at, m);
-      step_to(v_at, pixel);
+      v_at = opaque(v_at + pixel);
 #pragma GCC unroll 16
       for (int p = 0; p < kPixels; ++p) {
         const int s = c - p * S;
@@ -96,7 +87,7 @@ FASTCONV_INLINE void channel_block(const DepthwisePart& d, const float* x, Taps 
       } else {
         simd::store(y_at, y);
       }
-      step_to(y_at, out);
+      y_at = opaque(y_at + out);
     }
   }
 }
@@ -151,8 +142,8 @@ void channel_rows(const DepthwisePart& d, int64_t channel, Mask m) {
       if (ox >= whole.begin && ox + kPixels <= whole.end) {
         channel_tile<K, S, false, Masked>(d, x, ty, {}, kPixels, w, bias, m, at + ox * d.oc);
       } else {
-        const int64_t pixels = least(kPixels, d.ow - ox), ix = ox * S - d.pl;
-        const Taps cx = {-ix, least(d.iw - ix, (pixels - 1) * S + K)};
+        const int64_t pixels = smaller(kPixels, d.ow - ox), ix = ox * S - d.pl;
+        const Taps cx = {-ix, smaller(d.iw - ix, (pixels - 1) * S + K)};
         channel_tile<K, S, true, Masked>(d, x, ty, cx, pixels, w, bias, m, at + ox * d.oc);
       }
     }
@@ -244,7 +235,7 @@ FASTCONV_INLINE bool channel_rows_of(const DepthwisePart& d, int64_t channel, Ma
 void along_channels(const DepthwisePart* part) {
   const DepthwisePart& d = *part;
   for (int64_t c = d.channel; c < d.channel + d.channels; c += kLanes) {
-    const int64_t lanes = least(kLanes, d.channel + d.channels - c);
+    const int64_t lanes = smaller(kLanes, d.channel + d.channels - c);
     const Mask m = simd::first(lanes);
     if (d.multiplier != 1) {
       channel_rows_any<true>(d, c, m, lanes);

@@ -166,8 +166,8 @@ int64_t row_pairs(const DepthwisePart& d, int64_t c, int64_t end) {
       w[i] = simd::select(high, simd::set1(d.w[(c + 1) * (K * K) + i]), simd::set1(d.w[c * (K * K) + i]));
     const F bias = d.bias ? simd::select(high, simd::set1(d.bias[c + 1]), simd::set1(d.bias[c])) : simd::zero();
     for (int64_t y = d.row; y < d.row + d.rows; y += kRows) {
-      const int64_t rows = least(kRows, d.row + d.rows - y), iy = y * S - d.pt;
-      const Taps wanted = {-iy, least(d.ih - iy, (rows - 1) * S + K)};
+      const int64_t rows = smaller(kRows, d.row + d.rows - y), iy = y * S - d.pt;
+      const Taps wanted = {-iy, smaller(d.ih - iy, (rows - 1) * S + K)};
       const float* x[2] = {d.src + c / d.multiplier * d.src_plane + iy * d.iw - d.pl,
                            d.src + (c + 1) / d.multiplier * d.src_plane + iy * d.iw - d.pl};
       const int64_t at[2] = {c * d.dst_plane + y * d.ow, (c + 1) * d.dst_plane + y * d.ow};
@@ -331,7 +331,7 @@ void walk_planes(const DepthwisePart& d) {
     const float* const plane = d.src + c / d.multiplier * d.src_plane;
     float* const out = d.dst + c * d.dst_plane;
     for (int64_t y = d.row; y < d.row + d.rows; y += block) {
-      const int64_t stop = least(y + block, d.row + d.rows);
+      const int64_t stop = smaller(y + block, d.row + d.rows);
       for (int64_t ox = 0; ox <= last; ox += kLanes) {
         const float* const x = plane + ox * S;
         const Mask o = simd::first(d.ow - ox);
@@ -374,8 +374,8 @@ void row_planes(const DepthwisePart& d) {
     const F bias = simd::set1(d.bias ? d.bias[c] : 0.0f);
     const float* plane = d.src + c / d.multiplier * d.src_plane - d.pl;
     for (int64_t y = d.row; y < d.row + d.rows; y += kRows) {
-      const int64_t rows = least(kRows, d.row + d.rows - y), iy = y * S - d.pt;
-      const Taps wanted = {-iy, least(d.ih - iy, (rows - 1) * S + K)};
+      const int64_t rows = smaller(kRows, d.row + d.rows - y), iy = y * S - d.pt;
+      const Taps wanted = {-iy, smaller(d.ih - iy, (rows - 1) * S + K)};
       for (int64_t ox = 0; ox <= last; ox += kLanes) {
         const Strip<kLoads<K, S>> t = ox == 0 ? left : (ox == last ? right : strip_at<K, S>(d, ox));
         const float* x = plane + iy * d.iw + ox * S;
@@ -445,7 +445,7 @@ void row_planes_any(const DepthwisePart& d) {
     const float* plane = d.src + c / d.multiplier * d.src_plane;
     const F bias = simd::set1(d.bias ? d.bias[c] : 0.0f);
     for (int64_t y = d.row; y < d.row + d.rows; y += kAnyRows) {
-      const int64_t rows = least(kAnyRows, d.row + d.rows - y), iy = y * d.sh - d.pt;
+      const int64_t rows = smaller(kAnyRows, d.row + d.rows - y), iy = y * d.sh - d.pt;
       for (int64_t ox = 0; ox < d.ow; ox += kLanes) {
         const int64_t ix = ox * d.sw - d.pl, at = c * d.dst_plane + y * d.ow + ox;
         const Mask m = simd::first(d.ow - ox);

@@ -19,6 +19,20 @@
 
 namespace fastconv {
 
+void configure_strassen_weights(Plan& plan, const Machine& machine) {
+  const Problem& p = plan.problem;
+  Blocking& b = plan.blocking;
+  b.segs = kStrassenProducts;
+  b.seg_k = p.ic / 2;
+  b.flat = is_flat(p);
+  const StrassenUkernel& k = take_leaf<StrassenUkernel>(plan, machine);
+  b.mr = k.mr;
+  b.nr = k.nr;
+  b.panels = div_up(p.oc / 2, b.nr);
+  plan.packed_bytes = b.panels * kStrassenProducts * b.seg_k * b.nr * 4;
+  plan.pack_tag = "strassen n" + std::to_string(b.nr);
+}
+
 void pack_strassen_weights(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
@@ -66,15 +80,7 @@ int64_t pair_stride(const Problem& p) {
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
-  b.segs = kStrassenProducts;
-  b.seg_k = p.ic / 2;
-  b.flat = is_flat(p);
-  const StrassenUkernel& k = take_leaf<StrassenUkernel>(plan, machine);
-  b.mr = k.mr;
-  b.nr = k.nr;
-  b.panels = div_up(p.oc / 2, b.nr);
-  plan.packed_bytes = b.panels * kStrassenProducts * b.seg_k * b.nr * 4;
-  plan.pack_tag = "strassen n" + std::to_string(b.nr);
+  configure_strassen_weights(plan, machine);
   const int64_t pair = kStrassenProducts * pair_stride(p), pairs = p.n * p.oh * p.ow / 2;
   b.mc = std::max(b.mr, std::max<int64_t>(machine.l2_bytes / 4 * 3, 64 << 10) / (4 * pair));
   if (plan.packed_bytes <= machine.l2_bytes / 2) {

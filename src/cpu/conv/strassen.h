@@ -11,6 +11,9 @@ inline const StrassenUkernel& strassen_of(const Plan& plan) {
   return *static_cast<const StrassenUkernel*>(plan.ukernel);
 }
 
+// The leaf, its numbers and everything about packed weights, where pixels are rows.
+void configure_strassen_weights(Plan& plan, const Machine& machine);
+
 // Packed: [panel][product][ic / 2][nr], the sums of quarters that the products want (StrassenUkernel); columns past oc / 2 are zero.
 void pack_strassen_weights(const Plan& plan, const float* wei, void* packed, Worker& worker);
 

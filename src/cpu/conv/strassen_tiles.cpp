@@ -66,15 +66,7 @@ const char* refuses(const Problem& p, const Machine& machine) {
 void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
-  b.segs = kStrassenProducts;
-  b.seg_k = p.ic / 2;
-  b.flat = is_flat(p);
-  const StrassenUkernel& k = take_leaf<StrassenUkernel>(plan, machine);
-  b.mr = k.mr;
-  b.nr = k.nr;
-  b.panels = div_up(p.oc / 2, b.nr);
-  plan.packed_bytes = b.panels * kStrassenProducts * b.seg_k * b.nr * 4;
-  plan.pack_tag = "strassen n" + std::to_string(b.nr);
+  configure_strassen_weights(plan, machine);
   const Runs r = runs_of(p);
   const int64_t width = least_pairs(p, b.mr), bytes = least_bytes(p, b.mr);
   int64_t blocks = std::max<int64_t>(1, machine.l2_bytes / 8 * 7 / bytes);

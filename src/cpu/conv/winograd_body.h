@@ -14,6 +14,7 @@
 // Numerics: each value is one fixed sequence of operations, wherever its tile lies.
 #pragma once
 
+#include "cpu/simd/runs.h"
 #include "cpu/ukernel.h"
 
 namespace fastconv {
@@ -33,9 +34,6 @@ constexpr int kColumns = 28;  // output columns that are transformed together: r
 #define FASTCONV_LAMBDA
 #endif
 
-FASTCONV_INLINE int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
   return x < lo ? lo : (x > hi ? hi : x);
 }
@@ -44,15 +42,6 @@ FASTCONV_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
 constexpr int kKernels = 8;
 typedef double D __attribute__((vector_size(8 * kKernels)));
 typedef float S __attribute__((vector_size(4 * kKernels)));
-
-// Hides how an address was made. Of what is unrolled the compiler would otherwise keep dozens of addresses, on the stack.
-template <class T>
-FASTCONV_INLINE T* opaque(T* p) {
-#if defined(__GNUC__)
-  asm("" : "+r"(p));
-#endif
-  return p;
-}
 
 // An address past an array does no harm.
 FASTCONV_INLINE void prefetch(const float* p) {

@@ -47,6 +47,32 @@ struct Plane {
   uint64_t edges[kFlatWidth];
 };
 
+// Columns of `count` rows, ld apart, folded from top to bottom; of `some` lanes only, where the others are of no use.
+template <class R>
+inline __attribute__((always_inline)) F fold_whole(const float* at, int64_t ld, int64_t count, F& seen) {
+  F m = simd::load(at), s = m;
+#pragma GCC unroll 4
+  for (int64_t r = 1; r < count; ++r) {
+    const F x = simd::load(at + r * ld);
+    m = R::step(m, x);
+    s = seen_with<R>(x, s);
+  }
+  seen = seen_with<R>(s, seen);
+  return m;
+}
+template <class R>
+inline __attribute__((always_inline)) F fold_some(const float* at, int64_t ld, int64_t count, Mask some, F& seen) {
+  F m = simd::load(at, some), s = m;
+#pragma GCC unroll 4
+  for (int64_t r = 1; r < count; ++r) {
+    const F x = simd::load(at + r * ld, some);
+    m = R::step(m, x);
+    s = seen_with<R>(x, s);
+  }
+  seen = seen_with<R>(s, seen);
+  return m;
+}
+
 // --- stride 1 -------------------------------------------------------------------------------------------------------------
 
 inline bool flat(const PoolCall& g) {
@@ -80,18 +106,8 @@ template <class R, int kSize, bool kStream>
   const Divisor by = p.by;
   F seen = simd::zero();
   // Folded columns of a vector of positions, all of whose rows exist, or not.
-  const auto inner = [&](int64_t i) __attribute__((always_inline)) {
-    const float* at = src + i - top;
-    F m = simd::load(at), s = m;
-#pragma GCC unroll 8
-    for (int r = 1; r < kSize; ++r) {
-      const F x = simd::load(at + r * width);
-      m = R::step(m, x);
-      s = seen_with<R>(x, s);
-    }
-    seen = seen_with<R>(s, seen);
-    return m;
-  };
+  const auto inner = [&](int64_t i)
+                         __attribute__((always_inline)) { return fold_whole<R>(src + i - top, width, kSize, seen); };
   const auto outer = [&](int64_t i) {
     F m = identity;
     for (int64_t r = 0; r < kSize; ++r) {
@@ -160,29 +176,11 @@ template <class R, int kRows>
 inline F fold_columns(const PoolCall& g, const Rows& rows, int64_t at, F& seen) {
   const int64_t ld = g.dh * g.iw, count = kRows ? kRows : rows.count;
   const float* const src = rows.src + at;
-  if (at >= 0 && at + kL <= g.iw && count > 0) {
-    F m = simd::load(src), s = m;
-#pragma GCC unroll 4
-    for (int64_t r = 1; r < count; ++r) {
-      const F x = simd::load(src + r * ld);
-      m = R::step(m, x);
-      s = seen_with<R>(x, s);
-    }
-    seen = seen_with<R>(s, seen);
-    return m;
-  }
+  if (at >= 0 && at + kL <= g.iw && count > 0) return fold_whole<R>(src, ld, count, seen);
   const F identity = simd::set1(R::kIdentity);
   if (at <= -kL || at >= g.iw || count == 0) return identity;
   const Mask inside = simd::range(at < 0 ? -at : 0, smaller(g.iw - at, kL));
-  F m = simd::load(src, inside), s = m;
-#pragma GCC unroll 4
-  for (int64_t r = 1; r < count; ++r) {
-    const F x = simd::load(src + r * ld, inside);
-    m = R::step(m, x);
-    s = seen_with<R>(x, s);
-  }
-  seen = seen_with<R>(s, seen);
-  return simd::select(inside, m, identity);
+  return simd::select(inside, fold_some<R>(src, ld, count, inside, seen), identity);
 }
 
 // One output row.
@@ -224,21 +222,6 @@ inline void fetch_new(const float* at, int64_t ld) {
   for (int r = kRows > 2 ? 1 : 0; r < kRows; ++r) __builtin_prefetch(at + r * ld + kAhead);
 }
 
-// Columns of kRows rows, ld apart, folded from top to bottom; of `some` lanes, the others are of no use.
-template <class R, int kRows>
-inline __attribute__((always_inline)) F fold_some(const float* at, int64_t ld, Mask some, F& met) {
-  F m = simd::load(at, some), s = m;
-  fetch_new<kRows>(at, ld);
-#pragma GCC unroll 4
-  for (int r = 1; r < kRows; ++r) {
-    const F x = simd::load(at + r * ld, some);
-    m = R::step(m, x);
-    s = seen_with<R>(x, s);
-  }
-  met = seen_with<R>(s, met);
-  return m;
-}
-
 // The same for rows begin..end-1, whose windows have all their rows; masks only where a row begins and ends.
 template <class R, int kRows, int kCols, bool kStream>
 [[gnu::noinline]] void halve_inner(const PoolCall& g, int64_t begin, int64_t end, const Divisor& divisor, F& watched) {
@@ -254,19 +237,12 @@ template <class R, int kRows, int kCols, bool kStream>
   const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
   float* dst = g.dst + begin * g.ow;
   const auto whole = [&](const float* at, F& met) __attribute__((always_inline)) {
-    F m = simd::load(at), s = m;
     fetch_new<kRows>(at, ld);
-#pragma GCC unroll 4
-    for (int r = 1; r < kRows; ++r) {
-      const F x = simd::load(at + r * ld);
-      m = R::step(m, x);
-      s = seen_with<R>(x, s);
-    }
-    met = seen_with<R>(s, met);
-    return m;
+    return fold_whole<R>(at, ld, kRows, met);
   };
   const auto part = [&](const float* at, Mask some, F& met) __attribute__((always_inline)) {
-    return simd::select(some, fold_some<R, kRows>(at, ld, some, met), identity);
+    fetch_new<kRows>(at, ld);
+    return simd::select(some, fold_some<R>(at, ld, kRows, some, met), identity);
   };
   for (int64_t y = begin; y < end; ++y, src += step, dst += g.ow) {
     F a = part(src, first_a, seen[0]), b = part(src + kL, first_b, seen[1]);
@@ -322,7 +298,8 @@ template <class R, int kRows, int kCols>
   const Divisor by = p.by;
   F seen[2] = {simd::zero(), simd::zero()};
   const auto columns = [&](const float* at, Mask lanes, F& met) __attribute__((always_inline)) {
-    return simd::select(lanes, fold_some<R, kRows>(at, ld, lanes, met), identity);
+    fetch_new<kRows>(at, ld);
+    return simd::select(lanes, fold_some<R>(at, ld, kRows, lanes, met), identity);
   };
   const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
   float* dst = g.dst + begin * ow;

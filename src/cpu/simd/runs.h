@@ -15,6 +15,15 @@ inline int64_t larger(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 
+// Hides how an address was made. Of what is unrolled the compiler would otherwise keep an address for each place, in a register or on the stack.
+template <class T>
+[[gnu::always_inline]] inline T* opaque(T* p) {
+#if defined(__GNUC__)
+  asm("" : "+r"(p));
+#endif
+  return p;
+}
+
 // Floats to the next line.
 inline int64_t to_line(const float* p) {
   return -(reinterpret_cast<intptr_t>(p) / 4) & (kLine - 1);
