@@ -52,6 +52,14 @@ FASTCONV_INLINE void prefetch(const float* p) {
 #endif
 }
 
+FASTCONV_INLINE void prefetch_l2(const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
 // Sides of the tiles of output, input and M; kStep: inputs from tile to tile; tiles of a strip of the input transform, of
 // planes and of pixels.
 // A part P of a transform makes rows kInputRows[P][0], [1], .. (kOutputRows) of the result, -1: none. It is given a function that loads

@@ -165,11 +165,17 @@ struct InputTransform {
     }
   }
 
-  // Columns lo..hi-1 of one image row of `channels` planes to patch[column][kL]. src: column 0 of the first plane.
+  // Columns lo..hi-1 of one image row of `channels` planes to patch[column][kL]. src: column 0 of the first plane. Asks for the row of
+  // the kL planes after them, where there are any, towards the L2.
   static FASTCONV_INLINE void transpose_row(const float* src, int64_t plane, int64_t channels, int64_t lo, int64_t hi,
                                             float* patch) {
     for (int64_t x = lo; x < hi; x += kL) {
       F r[kL], t[kL];
+      if (channels > kL) {
+        const float* next = src + kL * plane + (hi - x >= kL ? x : hi - 1);
+#pragma GCC unroll 16
+        for (int i = 0; i < kL; ++i) prefetch_l2(next + i * plane);
+      }
       if (channels >= kL && hi - x >= kL) {
 #pragma GCC unroll 16
         for (int i = 0; i < kL; ++i) r[i] = simd::load(src + i * plane + x);

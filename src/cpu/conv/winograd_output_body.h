@@ -106,6 +106,25 @@ struct OutputTransform {
     }
   }
 
+  // Where kL channels of a strip of tiles go: in each plane `rows` rows of `columns` pixels, from at on.
+  struct Block {
+    float* at;
+    int64_t rows, columns, planes;
+  };
+  static FASTCONV_INLINE Block block(const WinogradOutput& p, int64_t row, int64_t first, int64_t c) {
+    const int64_t y = (p.row + row) * kOut, x = (p.column + first) * kOut;
+    return {p.dst + ((p.channel + c) * p.oh + y) * p.ow + x, smaller(kOut, p.oh - y),
+            smaller(smaller(kTiles, p.columns - first) * kOut, p.ow - x), smaller(kL, p.channels - c)};
+  }
+  static FASTCONV_INLINE void ask(const WinogradOutput& p, const Block& b, int64_t begin, int64_t end) {
+    const int64_t pixels = (b.rows - 1) * p.ow + b.columns, line = 64 / sizeof(float);
+    for (int64_t i = begin; i < smaller(end, b.planes); ++i) {
+      const float* at = b.at + i * p.oh * p.ow;
+      for (int64_t x = 0; x < pixels; x += line) prefetch(at + x);
+      prefetch(at + pixels - 1);
+    }
+  }
+
   static void planes(const WinogradOutput* operands) {
     const WinogradOutput p = *operands;
     alignas(64) float patch[kOut * kPatch];
@@ -117,7 +136,15 @@ struct OutputTransform {
         const int64_t tiles = smaller(kTiles, p.columns - first), x0 = (p.column + first) * kOut;
         const float* m = p.m + (r * p.columns + first) * p.m_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
+          // The lines of the block after this one are asked for between this one's tiles.
+          const bool along = c + kL < p.channels, right = along || first + kTiles < p.columns;
+          const Block next = block(p, right ? r : r + 1,
+                                   along   ? first
+                                   : right ? first + kTiles
+                                           : 0,
+                                   along ? c + kL : 0);
           for (int64_t t = 0; t < tiles; ++t) {
+            if (right || r + 1 < p.rows) ask(p, next, kL * t / tiles, kL * (t + 1) / tiles);
             float* to = patch + t * kOut * kL;
             rows_of_tile(m + t * p.m_tile + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA {
 #pragma GCC unroll 4
