@@ -145,25 +145,14 @@ void fill_band(const Plan& plan, const Band& band, const float* image, int64_t p
   const int64_t x_end = std::clamp<int64_t>(div_up(p.iw + p.pl, band.column_step), x_begin, band.width);
   const int64_t x_first = x_begin * band.column_step - p.pl;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t top = y0 * p.sh - p.pt;
-  if (p.layout == Layout::nchw) {
-    // Plane by plane, whose rows are one run of memory.
-    const int64_t first = std::clamp<int64_t>(div_up(-top, band.row_step), 0, band.rows);
-    const int64_t last = std::clamp<int64_t>(div_up(p.ih - top, band.row_step), first, band.rows);
-    std::memset(out, 0, first * band.row * sizeof(float));
-    const float* src = image + c0 * plane + (top + first * band.row_step) * p.iw + x_first;
-    float* row = out + first * band.row;
-    for (int64_t c = 0; c < icg; ++c, src += plane, row += band.channel)
-      move.gather_rows(src, band.row_step * p.iw, band.column_step, row, band.row, last - first, band.width, x_begin,
-                       x_end);
-    std::memset(out + last * band.row, 0, (band.rows - last) * band.row * sizeof(float));
-    return;
-  }
   for (int64_t i = 0; i < band.rows; ++i) {
-    const int64_t y = top + i * band.row_step;
+    const int64_t y = y0 * p.sh - p.pt + i * band.row_step;
     float* row = out + i * band.row;
     if (y < 0 || y >= p.ih) {
       std::memset(row, 0, band.row * sizeof(float));
+    } else if (p.layout == Layout::nchw) {
+      move.gather_rows(image + c0 * plane + y * p.iw + x_first, plane, band.column_step, row, band.width, icg,
+                       band.width, x_begin, x_end);
     } else {
       std::memset(row, 0, x_begin * band.pixel * sizeof(float));
       const float* src = image + (y * p.iw + x_first) * p.ic + c0;
