@@ -8,7 +8,8 @@
 // channels that lie planes apart cost a page and a cache line each.
 // 1x1 with stride 1: all pixels of an image (NHWC: of the batch) form one row. 1x1 in NCHW, with stride 2 too: register tiles of pixels,
 // [tile][channel][pixel], which the leaf copies during the first panel's products.
-// Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that a panel is fetched once a band.
+// Blocking: bands that fill at most half of the L2; panels outside, rows inside, so that a panel is fetched once a band. In NCHW
+// a band of a whole image is followed by the next image, fetched beside the last panel's products.
 // Numerics: one sequential sum over K per output, whatever the batch or the threads.
 // Measured (2-core Granite-Rapids-class Xeon, two threads, batch 1, 2026-11-20): ResNet-50's 53 convolutions one by one
 // 35.3 ms in NHWC and 40.0 ms in NCHW (im2col 36.6 and 42.3); on no layer under 85 % of im2col's speed.
