@@ -296,9 +296,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Range panels = common ? share(b.panels, worker.tid / rows, columns) : Range{0, b.panels};
   const Range mine = common ? Range{0, total} : share(total, worker.tid, worker.nthr);
   if (mine.begin == mine.end) return;
-  // Groups of nearly equal size, whole register tiles where there are several and they have room.
+  // Groups of nearly equal size; whole register tiles where there are several and they have room, or where they are hardly fewer.
   const int64_t count = mine.end - mine.begin, even = div_up(count, div_up(count, b.mc));
-  const int64_t step = even == count || round_up(even, b.mr) > b.mc ? even : round_up(even, b.mr);
+  const int64_t more = round_up(even, b.mr), fewer = b.mc / b.mr * b.mr;
+  const int64_t step = even == count ? even : more <= b.mc ? more : 10 * fewer >= 9 * even ? fewer : even;
   Range channels{0, p.ic};
   if (common) {
     const Range slices = share(div_up(p.ic, kSlice), worker.tid, worker.nthr);
