@@ -4,15 +4,15 @@
 // once per tap column for all the output rows that read it. Stride 2 loads pairs of vectors and splits them into even
 // and odd pixels. 3 taps: loads that would differ in one pixel are made of one, which with a padding of 1 crosses no cache line where
 // planes and rows begin with one: a load that does takes two turns.
-// 3x3 with a padding of 1 (walk_planes): a strip is walked downwards and each input row read once, for the three sums under way; its shuffles
-// leave the multipliers alone (VPERMT2PS takes turns with them).
+// 3x3 with a padding of 1: depthwise_walk_body.h.
 // Rows of tiles outside, strips inside: memory is walked more nearly in order (strips outside: 10 to 20 % slower at 56x56 and 112x112).
 // Tails: masked loads and stores; maps of at most half a vector take two planes per vector.
-// Tried: a sum a kernel row, added up at the end (no gain); tap 0 of stride 2 by two loads more instead of a shuffle (1.2 to 1.4 of the time);
+// Tried: tap 0 of stride 2 by two loads more instead of a shuffle (1.2 to 1.4 of the time);
 // half the lanes idle on 7-pixel rows (35 % slower than two planes per vector); 256-bit vectors there (no gain).
 #pragma once
 
 #include "cpu/conv/depthwise_body.h"
+#include "cpu/conv/depthwise_walk_body.h"
 
 namespace fastconv {
 namespace {
@@ -25,8 +25,6 @@ struct Strip {
   bool whole;        // every lane of every load lies in the row
   bool first, last;  // so does the pixel that tap 0 of lane 0 reads
 };
-
-constexpr int kHalf = kLanes / 2;
 
 // The same for two planes side by side in one vector; the masks hold for both.
 template <int K>
@@ -175,187 +173,6 @@ int64_t row_pairs(const DepthwisePart& d, int64_t c, int64_t end) {
     }
   }
   return c;
-}
-
-// What the three taps of a kernel row read of one input row, for one vector of outputs of a 3x3 kernel with a padding of 1. With stride 1
-// the taps beside are the middle one shifted; Left, Right: whether the strip has neighbours there, or the image ends.
-template <bool Left, bool Right>
-struct StripTaps {
-  static constexpr int kStride = 1;
-  const float* x;  // pixel of tap 1 of lane 0, input row 0
-  int64_t step;    // from an input row to the next
-  float* dst;
-  Mask out;
-
-  FASTCONV_INLINE void read(int64_t row, F v[3]) const {
-    const float* at = x + row * step;
-    v[1] = simd::load(at, out);
-    v[0] = simd::shift_up(Left ? simd::set1(at[-1]) : simd::zero(), v[1]);
-    v[2] = simd::shift_down(v[1], Right ? simd::set1(at[kLanes]) : simd::zero());
-  }
-  FASTCONV_INLINE void write(int64_t at, F y) const { simd::store(dst + at, y, out); }
-};
-
-// Stride 2: even and odd pixels of two vectors; tap 0 is tap 2 shifted. Lanes keep the order of the cheap shuffles up to the store: those that
-// put them in order take turns with the products.
-template <bool Left>
-struct StripTaps2 {
-  static constexpr int kStride = 2;
-  const float* x;
-  int64_t step;
-  Mask in[2];
-  float* dst;
-  Mask out;
-
-  FASTCONV_INLINE void read(int64_t row, F v[3]) const {
-    const float* at = x + row * step;
-    const F a = simd::load(at, in[0]), b = simd::load(at + kLanes, in[1]);
-    v[1] = simd::even_mixed(a, b);
-    v[2] = simd::odd_mixed(a, b);
-    v[0] = simd::shift_up_mixed(Left ? simd::set1(at[-1]) : simd::zero(), v[2]);
-  }
-  FASTCONV_INLINE void write(int64_t at, F y) const { simd::store(dst + at, simd::in_order(y), out); }
-};
-
-// The same for two planes of fewer columns than half a vector: what lies between them is a lane of zeros, the padding of both.
-struct PairTaps {
-  static constexpr int kStride = 1;
-  const float* x[2];
-  int64_t step;
-  float* dst[2];
-  Mask out;
-
-  FASTCONV_INLINE void read(int64_t row, F v[3]) const {
-    v[1] = simd::load_pair(x[0] + row * step, x[1] + row * step, out);
-    v[0] = simd::shift_up(simd::zero(), v[1]);
-    v[2] = simd::shift_down(v[1], simd::zero());
-  }
-  FASTCONV_INLINE void write(int64_t at, F y) const { simd::store_pair(dst[0] + at, dst[1] + at, y, out); }
-};
-
-struct PairTaps2 {
-  static constexpr int kStride = 2;
-  const float* x[2];
-  int64_t step;
-  Mask in;
-  float* dst[2];
-  Mask out;
-
-  FASTCONV_INLINE void read(int64_t row, F v[3]) const {
-    const float *at = x[0] + row * step, *beside = x[1] + row * step;
-    const F a = simd::load(at, in), b = simd::load(beside, in);
-    v[1] = simd::even_mixed(a, b);
-    v[2] = simd::odd_mixed(a, b);
-    v[0] = simd::shift_up_mixed(simd::zero(), v[2]);
-  }
-  FASTCONV_INLINE void write(int64_t at, F y) const {
-    simd::store_pair(dst[0] + at, dst[1] + at, simd::in_order(y), out);
-  }
-};
-
-// Output rows first .. end - 1 of a 3x3 kernel, downwards: each input row is read once and gives a kernel row to each of the sums that are
-// under way.
-template <class Row>
-FASTCONV_INLINE void walk_rows(const DepthwisePart& d, const Row& r, int64_t first, int64_t end, const F* w, F bias) {
-  constexpr int S = Row::kStride;
-  const F least = simd::set1(d.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
-  const auto add = [&](F acc, const F* taps, const F v[3]) __attribute__((always_inline)) {
-    return simd::fma(v[2], taps[2], simd::fma(v[1], taps[1], simd::fma(v[0], taps[0], acc)));
-  };
-  const auto inside = [&](int64_t row) { return row >= 0 && row < d.ih; };
-  int64_t row = first * S - d.pt;  // what comes next
-  F acc = bias, next = bias, v[3];
-  if (inside(row)) r.read(row, v), acc = add(acc, w, v);
-  ++row;
-  if constexpr (S == 1) {
-    if (inside(row)) r.read(row, v), acc = add(acc, w + 3, v), next = add(next, w, v);
-    ++row;
-  }
-  for (int64_t y = first; y < end; ++y) {
-    F later = bias;
-    if constexpr (S == 1) {
-      if (inside(row)) {
-        r.read(row, v);
-        acc = add(acc, w + 6, v);
-        next = add(next, w + 3, v);
-        later = add(later, w, v);
-      }
-      ++row;
-    } else {
-      if (inside(row)) r.read(row, v), acc = add(acc, w + 3, v);
-      if (inside(row + 1)) r.read(row + 1, v), acc = add(acc, w + 6, v), next = add(bias, w, v);
-      row += 2;
-    }
-    r.write(y * d.ow, simd::max(least, acc));
-    acc = next, next = later;
-  }
-}
-
-// Whether walk_rows serves a problem.
-FASTCONV_INLINE bool walked(const DepthwisePart& d) {
-  return d.kh == 3 && d.pl == 1 && d.iw <= d.ow * d.sw && d.iw + d.sw > d.ow * d.sw && !d.residual;
-}
-
-template <int S>
-void walk_planes(const DepthwisePart& d) {
-  constexpr int64_t kBlock = 14;  // rows of several strips, so that memory is walked nearly in order
-  const int64_t end = d.channel + d.channels, last = (d.ow - 1) / kLanes * kLanes;
-  const int64_t block = last ? kBlock : d.rows;
-  int64_t c = d.channel;
-  if (d.ow < kHalf) {
-    // A value for each of two planes, where the lanes of their outputs are.
-    const auto both = [](float a, float b) {
-      return S == 2 ? simd::even_mixed(simd::set1(a), simd::set1(b))
-                    : simd::select(simd::range(kHalf, kLanes), simd::set1(b), simd::set1(a));
-    };
-    for (; c + 2 <= end; c += 2) {
-      F w[9];
-#pragma GCC unroll 16
-      for (int t = 0; t < 9; ++t) w[t] = both(d.w[c * 9 + t], d.w[c * 9 + 9 + t]);
-      const F bias = d.bias ? both(d.bias[c], d.bias[c + 1]) : simd::zero();
-      const float *a = d.src + c / d.multiplier * d.src_plane, *b = d.src + (c + 1) / d.multiplier * d.src_plane;
-      float *const y = d.dst + c * d.dst_plane, *const z = y + d.dst_plane;
-      if constexpr (S == 1) {
-        walk_rows(d, PairTaps{{a, b}, d.iw, {y, z}, simd::first(d.ow)}, d.row, d.row + d.rows, w, bias);
-      } else {
-        const PairTaps2 pair{{a, b}, d.iw, simd::first(d.iw), {y, z}, simd::first(d.ow)};
-        walk_rows(d, pair, d.row, d.row + d.rows, w, bias);
-      }
-    }
-  }
-  for (; c < end; ++c) {
-    F w[9];
-#pragma GCC unroll 16
-    for (int t = 0; t < 9; ++t) w[t] = simd::set1(d.w[c * 9 + t]);
-    const F bias = simd::set1(d.bias ? d.bias[c] : 0.0f);
-    const float* const plane = d.src + c / d.multiplier * d.src_plane;
-    float* const out = d.dst + c * d.dst_plane;
-    for (int64_t y = d.row; y < d.row + d.rows; y += block) {
-      const int64_t stop = smaller(y + block, d.row + d.rows);
-      for (int64_t ox = 0; ox <= last; ox += kLanes) {
-        const float* const x = plane + ox * S;
-        const Mask o = simd::first(d.ow - ox);
-        const auto walk = [&](auto strip) __attribute__((always_inline)) { walk_rows(d, strip, y, stop, w, bias); };
-        if constexpr (S == 2) {
-          const int64_t in = d.iw - 2 * ox;
-          const Mask a = simd::first(in), b = simd::first(in < kLanes ? 0 : in - kLanes);
-          if (ox == 0) {
-            walk(StripTaps2<false>{x, d.iw, {a, b}, out, o});
-          } else {
-            walk(StripTaps2<true>{x, d.iw, {a, b}, out + ox, o});
-          }
-        } else if (last == 0) {
-          walk(StripTaps<false, false>{x, d.iw, out, o});
-        } else if (ox == 0) {
-          walk(StripTaps<false, true>{x, d.iw, out, o});
-        } else if (ox == last) {
-          walk(StripTaps<true, false>{x, d.iw, out + ox, o});
-        } else {
-          walk(StripTaps<true, true>{x, d.iw, out + ox, o});
-        }
-      }
-    }
-  }
 }
 
 template <int K, int S>
