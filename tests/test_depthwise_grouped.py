@@ -60,6 +60,22 @@ def test_random_input_near_float64(name: str, isa: str, layout: str) -> None:
         )
 
 
+@pytest.mark.parametrize("width", [3, 15, 16, 17, 31, 33, 48, 50, 64, 65, 81, 97, 112, 128, 129, 160])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_any_number_of_vectors_in_a_row(
+    width: int, stride: int, isa: str, layout: str, rng: np.random.Generator
+) -> None:
+    """Rows are computed some vectors at a time; the ends of such a group need not be those of the row."""
+    for columns in {width * stride, width * stride - stride + 1}:
+        for rows in (1, 2, 5):
+            x, w = integers(rng, 1, 3, rows, columns), integers(rng, 3, 1, 3, 3)
+            view = np.ascontiguousarray(ref.from_nchw(x, layout))
+            options: dict[str, Any] = {
+                "stride": stride, "padding": 1, "groups": 3, "layout": layout, "weight_layout": "OIHW"
+            }  # fmt: skip
+            ref.assert_exact(fc.conv2d(view, w, **options), ref.conv2d(view, w, **options))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [7, 14, 28, 56, 112])
 @pytest.mark.parametrize("stride", [1, 2])

@@ -146,9 +146,8 @@ FASTCONV_INLINE void walk_rows(const DepthwisePart& d, const Row& r, int64_t fir
   ++row;
   if constexpr (S == 1) {
     if (inside(row))
-      r.read(row, [&](int k, const F* v) __attribute__((always_inline)) {
-        acc[k] = add(acc[k], w + 3, v), next[k] = add(next[k], w, v);
-      });
+      r.read(row, [&](int k, const F* v)
+                      __attribute__((always_inline)) { acc[k] = add(acc[k], w + 3, v), next[k] = add(next[k], w, v); });
     ++row;
   }
   for (int64_t y = first; y < end; ++y) {
@@ -190,8 +189,8 @@ FASTCONV_INLINE bool walked(const DepthwisePart& d) {
 
 // Output rows first .. end - 1 of N strips from output column ox on.
 template <int S, int N>
-void walk_strips(const DepthwisePart& d, const float* x, float* out, int64_t ox, int64_t first, int64_t end,
-                 const F* w, F bias) {
+void walk_strips(const DepthwisePart& d, const float* x, float* out, int64_t ox, int64_t first, int64_t end, const F* w,
+                 F bias) {
   const int64_t last = ox + (N - 1) * kLanes;  // column of the last strip
   const Mask o = simd::first(d.ow - last);
   const bool left = ox > 0, right = last + kLanes < d.ow;

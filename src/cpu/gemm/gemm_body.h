@@ -82,7 +82,14 @@ struct Gemm {
   static void tile(const GemmPanel& g, const Place& at, const float* fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
     F acc[MR][V];
-    if (g.first) {
+    if (g.first && g.row_bias) {
+      // Sums begin with it: what is added at a tile's end holds up the next one's products.
+      const float *const b0 = g.row_bias + at.p0, *const b1 = g.row_bias + at.p1;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::set1(i < kHalf ? b0[i] : b1[i - kHalf]);
+    } else if (g.first) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -180,7 +187,7 @@ struct Gemm {
       if (V == kNv && g.n == kNr && g.row_bias && !g.bias && !g.residual) {
         store_rows<MR, V, false>(g, at, acc, false, true);
       } else if (V < kNv || g.n < kNr || g.row_bias) {
-        store_rows<MR, V, true>(g, at, acc, g.residual, g.row_bias);
+        store_rows<MR, V, true>(g, at, acc, g.residual, g.row_bias && !g.bias);
       } else if (g.residual) {
         store_rows<MR, V, false>(g, at, acc, true, false);
       } else {
@@ -292,19 +299,16 @@ struct Gemm {
   }
 
   // c in rows of channels. What is the same for all rows is read once here: for all the compiler knows, a vector that is stored may
-  // overwrite `g`. Constant flags leave their branches out.
+  // overwrite `g`. Constant flags leave their branches out; bare: no bias a column is added.
   template <int MR, int V, bool kMasked>
   static inline __attribute__((always_inline)) void store_rows(const GemmPanel& g, const Place& at,
-                                                               const F (&acc)[MR][V], bool residual, bool row_bias) {
+                                                               const F (&acc)[MR][V], bool residual, bool bare) {
     constexpr int kHalf = (MR + 1) / 2;
     const F least = simd::set1(g.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
     const int64_t row = g.c_row;
     float *const c0 = g.c + at.c0, *const c1 = g.c + at.c1;
     const float* const r0 = residual ? g.residual + at.c0 : nullptr;
     const float* const r1 = residual ? g.residual + at.c1 : nullptr;
-    const float* const b0 = row_bias ? g.row_bias + at.p0 : nullptr;
-    const float* const b1 = row_bias ? g.row_bias + at.p1 : nullptr;
-    const bool bare = kMasked ? row_bias && !g.bias : row_bias;  // no bias a column; unmasked, row_bias says so
     F bias[V];
     simd::Mask mask[V];
 #pragma GCC unroll 4
@@ -322,7 +326,6 @@ struct Gemm {
       for (int v = 0; v < V; ++v) {
         const int64_t at_c = in_half * row + v * simd::kLanes;
         F y = bare ? acc[i][v] : simd::add(acc[i][v], bias[v]);
-        if (row_bias) y = simd::add(y, simd::set1((i < kHalf ? b0 : b1)[in_half]));
         if (residual) {
           const float* r = (i < kHalf ? r0 : r1) + at_c;
           y = simd::add(y, kMasked ? simd::load(r, mask[v]) : simd::load(r));
