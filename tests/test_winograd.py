@@ -140,11 +140,12 @@ def test_error_against_float64(kernel: str, size: int, channels: int, layout: st
 
 
 @every_kernel
+@pytest.mark.parametrize(("size", "row", "column"), [(16, 6, 9), (14, 12, 9), (14, 13, 13), (10, 4, 8)])
 def test_a_value_that_is_not_finite_stays_in_its_tiles(
-    kernel: str, isa: str, layout: str, rng: np.random.Generator
+    kernel: str, size: int, row: int, column: int, isa: str, layout: str, rng: np.random.Generator
 ) -> None:
     """It may reach any output of the tiles whose input holds it, and no other; the rest keeps its bits."""
-    (out, stride), size = KERNELS[kernel], 16
+    out, stride = KERNELS[kernel]
     x, w = normal(rng, 1, 5, size, size), normal(rng, 7, 5, 3, 3)
     view = np.ascontiguousarray(ref.from_nchw(x, layout))
     options: dict[str, Any] = {
@@ -155,7 +156,6 @@ def test_a_value_that_is_not_finite_stays_in_its_tiles(
         "algorithm": kernel,
     }
     clean = ref.to_nchw(np.asarray(fc.conv2d(view, w, **options)), layout)
-    row, column = 6, 9
     for value in (np.nan, np.inf):
         bad = x.copy()
         bad[0, 2, row, column] = value
@@ -206,6 +206,42 @@ def test_same_bits_for_any_threads_and_batch(
     for image in range(n):
         _same(conv(view[image : image + 1])[0], expected[image])
     _same(conv(np.concatenate([view[:1], view]))[1:], expected)
+
+
+@every_kernel
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(14, 16), (16, 14), (13, 14), (14, 15), (2, 14), (14, 1), (7, 8), (8, 7), (1, 9), (9, 2), (2, 2)],
+)
+def test_tiles_ragged_in_one_direction_or_both(
+    kernel: str, height: int, width: int, isa: str, layout: str, rng: np.random.Generator
+) -> None:
+    """Heights and widths are those of the output. Groups of tiles are sorted by kind, and begin and end anywhere."""
+    _, stride = KERNELS[kernel]
+    h, w = height * stride, width * stride
+    check(rng, kernel, layout, (5, 17, h, w, 35), epilogue=True)
+    x, weight = normal(rng, 9, 48, h, w), normal(rng, 70, 48, 3, 3)
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    conv = fc.Conv2d(weight, stride=stride, padding=1, layout=layout, weight_layout="OIHW", algorithm=kernel)
+    with fc.threads(1):
+        expected = conv(view)
+    for threads in (2, 3, 4, 8):
+        with fc.threads(threads):
+            _same(conv(view), expected)
+            for image in (0, 8):
+                _same(conv(view[image : image + 1])[0], expected[image])
+
+
+def test_ragged_tiles_have_no_larger_error_than_whole_ones(layout: str, rng: np.random.Generator) -> None:
+    """F(4,3): the last two rows and columns of 14 are computed at fewer points."""
+    x, w = normal(rng, 1, 256, 14, 14), normal(rng, 64, 256, 3, 3)
+    expected = ref.conv2d(x, w, padding=1)
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    y = fc.conv2d(view, w, padding=1, layout=layout, weight_layout="OIHW", algorithm="conv_winograd_f43")
+    error = np.square(ref.to_nchw(np.asarray(y), layout) - expected).mean((0, 1))
+    assert error[12:, :12].mean() < error[:12, :12].mean()
+    assert error[:12, 12:].mean() < error[:12, :12].mean()
+    assert error[12:, 12:].mean() < error[:12, :12].mean()
 
 
 def _same(actual: F32, expected: F32) -> None:

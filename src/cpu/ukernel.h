@@ -19,7 +19,8 @@ enum { kIsaScalar = 0, kIsaAvx2 = 1, kIsaAvx512 = 2, kIsaAmx = 3 };
 // b is packed [segs * seg_k][nr], zero-padded columns; with b_seg segment s begins at b + b_seg[s]. Of c one stride is 1: c_col == 1 stores rows of channels (NHWC),
 // c_row == 1 and c_outer == inner stores the tile transposed, rows of pixels (NCHW). The reduction is walked in the order of b.
 struct GemmFetch {
-  const float* at;  // asked for towards the L2: at, at + step, at + 2 * step, ..., one a step of the reduction
+  // Asked for towards the L2: at, at + step, at + 2 * step, ..., one a step of the reduction; by `sums` what lies half a step on as well.
+  const float* at;
   int64_t step;
 };
 
@@ -87,22 +88,26 @@ struct MoveUkernel {
 // products a channel pair. Stride 2: t = 2 o + 1, t * t products, whose sums over the channels are added up to p * p values,
 // p = o + 1 (p = t with stride 1); which to which: WinogradTile (winograd_tile.h).
 // Tile (y, x) covers output rows y*o .. y*o + o - 1 and reads t input rows from y*o*stride - pt on; columns likewise.
-// A part is a rectangle of tiles of one image; its tile (row + i, column + j) is number i * columns + j of v or m.
+// Tiles of row whole_rows or column whole_columns are ragged: those have o / 2 outputs or fewer in that direction, and of the values and
+// products some (Rest, winograd_body.h). No such row or column where nothing is gained.
+// A part is a rectangle of tiles of one image, row by row by their kind: v[0] or m[0] those that are ragged in their columns alone,
+// [1] whole ones, [2] ragged in their rows alone, [3] in both.
 // Input: v[position][tile][channel] = (B' d B)[position], d zero outside the image. The rows of v are whole vectors:
 // channels are rounded up to `lanes`, and what lies past them is written too.
 struct WinogradInput {
   const float* src;  // the image
-  float* v;          // first tile, channel `channel`
+  float* v[4];       // first tile of each kind, channel `channel`
   int64_t v_position, v_tile;
   int64_t ic, ih, iw, pt, pl;
   int64_t y_end, x_end;  // rows and columns from here on count as outside: no output reads them
   int64_t channel, channels;
   int64_t row, rows, column, columns;
+  int64_t whole_rows, whole_columns;
 };
 
 // Output: dst[tile] = act((A' m A) + bias + residual), where it lies in the image. m[tile][position][nr].
 struct WinogradOutput {
-  const float* m;  // first tile, channel `channel`
+  const float* m[4];  // first tile of each kind, channel `channel`
   int64_t m_tile;
   float* dst;             // the image
   const float* residual;  // or null
@@ -110,6 +115,7 @@ struct WinogradOutput {
   int64_t oc, oh, ow;
   int64_t channel, channels;
   int64_t row, rows, column, columns;
+  int64_t whole_rows, whole_columns;
   int32_t relu;
 };
 

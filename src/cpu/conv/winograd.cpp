@@ -8,6 +8,8 @@
 // multiple of 512 bytes apart have a line between them: a tile's are stored at once.
 // Blocking: a group of blocking.mc tiles stays in the L2 from input transform to output transform; panels outside,
 // positions inside, so that U is read in order, M is one panel wide and V is read from the L2.
+// Ragged tiles (winograd_tile.h) lack some of the products. The tiles of a group are sorted by kind, so that each product is of one run of
+// rows of V and M; places that a tile does not need are never written. A part that is multiplied together is sorted by itself.
 // Threads: tiles are shared out where there are many. Where weights outweigh them, all threads transform channels of
 // one common V, meet, and multiply by panels of their own (columns_of).
 // Numerics: a tile's sequence of operations is the same wherever it lies; one sequential sum over ic a position.
@@ -16,6 +18,8 @@
 // One thread, 56x56x64: input transform 17 %, output transform 10 %, products 72 % of the time; 14x14x256: 5, 4, 90 %.
 // Stride 2 (two cores of a Zen 5, two threads, NHWC, lone layers, of direct's time at batch 1 / 16): 56x56x128 F(4,3) 0.74 / 0.71, 28x28x256
 // F(2,3) 0.78 / 0.82, 56x56x64 to 128 F(4,3) 0.71 / 0.47 to 0.64.
+// Ragged tiles (Zen 5, in ResNet-50, NHWC, of the time with whole ones, one thread / two / batch 16 on two): 14x14x256 0.88 / 0.97 / 0.87,
+// 7x7x512 0.94 / 1 / 0.9; with stride 2 to 7x7x512 0.85 / 0.91 / 0.89 of direct.
 // One thread of the Zen 5, 56x56x64, of the products at the FMA peak (249 us): input transform 0.12, products 1.05, output transform 0.09; before
 // the transforms kept values in registers and the products had ends of their own 0.14, 1.11, 0.13.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
@@ -48,6 +52,8 @@ struct Winograd : WinogradTile<O, S> {
   Winograd(const Problem& p, int64_t nr)
       : rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
+        whole_rows(Tile::whole(p.oh)),
+        whole_columns(Tile::whole(p.ow)),
         v_position(position_stride(p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
@@ -61,12 +67,17 @@ struct Winograd : WinogradTile<O, S> {
     }
   }
   int64_t tiles() const { return rows * columns; }  // of one image
+  // What an image's tiles use of `whole` values each, on average.
+  int64_t used(double values, int of_whole, int64_t whole) const {
+    return static_cast<int64_t>(values / static_cast<double>(tiles() * of_whole) * static_cast<double>(whole));
+  }
   // A tile's positions are written together: not so far apart that they meet in a few sets of the L1 (512 bytes and multiples).
   static int64_t position_stride(int64_t ic) {
     return round_up(ic, 128) == round_up(ic, 16) ? odd_lines(ic) : round_up(ic, 16);
   }
 
   int64_t rows, columns;
+  int64_t whole_rows, whole_columns;
   int64_t v_position, v_tile, m_tile;
   int64_t block;  // weights of a panel: one position of U
 };
@@ -98,7 +109,8 @@ void configure(Plan& plan, const Machine& machine) {
   plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
   if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
-  b.mc = tiles_of_a_group(w.v_tile, w.m_tile, b.mr, machine.l2_bytes);
+  b.mc = tiles_of_a_group(w.used(W::values(p.oh, p.ow), W::kPositions, w.v_tile),
+                          w.used(W::sums(p.oh, p.ow), W::kSums, w.m_tile), b.mr, machine.l2_bytes);
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
@@ -140,8 +152,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   }
 }
 
-// Cuts tiles first..first+count of the batch into rectangles of one image each: fn(image, offset from first, row, rows,
-// column, columns).
+// Cuts tiles first..first+count of the batch into rectangles of one image each: fn(image, row, rows, column, columns).
 template <class W, class Fn>
 void for_each_rectangle(const W& w, int64_t first, int64_t count, const Fn& fn) {
   for (int64_t done = 0; done < count;) {
@@ -149,9 +160,48 @@ void for_each_rectangle(const W& w, int64_t first, int64_t count, const Fn& fn) 
     const int64_t left = count - done;
     int64_t rows = 1, columns = std::min(w.columns - column, left);
     if (columns == w.columns) rows = std::min(left / columns, w.rows - row);
-    fn(image, done, row, rows, column, columns);
+    fn(image, row, rows, column, columns);
     done += rows * columns;
   }
+}
+
+// How many tiles of each kind (WinogradInput) there are; in this order those of a group lie in V and M, so that each product is of
+// one run of them.
+struct Kinds {
+  int64_t whole = 0, rows = 0, columns = 0, both = 0;  // ragged in those
+  template <class W>
+  void add(const W& w, int64_t row, int64_t high, int64_t column, int64_t wide) {
+    const int64_t whole_high = std::clamp<int64_t>(w.whole_rows - row, 0, high), rest_high = high - whole_high;
+    const int64_t whole_wide = std::clamp<int64_t>(w.whole_columns - column, 0, wide), rest_wide = wide - whole_wide;
+    whole += whole_high * whole_wide, rows += rest_high * whole_wide;
+    columns += whole_high * rest_wide, both += rest_high * rest_wide;
+  }
+  template <class Sum>
+  Range having(const Sum& sum) const {
+    return {sum.rest_column ? 0 : columns, columns + whole + (sum.rest_row ? rows + (sum.rest_column ? both : 0) : 0)};
+  }
+};
+
+template <class W>
+Kinds kinds_of(const W& w, int64_t first, int64_t count) {
+  Kinds all;
+  for_each_rectangle(w, first, count, [&](int64_t, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    all.add(w, row, rows, column, columns);
+  });
+  return all;
+}
+
+// for_each_rectangle, with the numbers of the rectangle's first tile of each kind: fn(image, numbers, row, ..).
+template <class W, class Fn>
+void for_each_part(const W& w, int64_t first, int64_t count, const Fn& fn) {
+  const Kinds all = kinds_of(w, first, count);
+  Kinds before;
+  for_each_rectangle(w, first, count, [&](int64_t image, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    const int64_t numbers[4] = {before.columns, all.columns + before.whole, all.columns + all.whole + before.rows,
+                                all.columns + all.whole + all.rows + before.both};
+    fn(image, numbers, row, rows, column, columns);
+    before.add(w, row, rows, column, columns);
+  });
 }
 
 // Channels of tiles first..first+count to v.
@@ -168,13 +218,14 @@ void transform_input(const Plan& plan, const Operands& args, const W& w, int64_t
   t.x_end = std::min(p.iw, (p.ow - 1) * p.sw - p.pl + p.kw);
   t.channel = channels.begin, t.channels = channels.end - channels.begin;
   if (t.channels <= 0) return;
-  for_each_rectangle(w, first, count,
-                     [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                       t.src = args.src + image * p.ic * p.ih * p.iw;
-                       t.v = v + offset * w.v_tile + t.channel;
-                       t.row = row, t.rows = rows, t.column = column, t.columns = columns;
-                       p.layout == Layout::nhwc ? leaf.input_pixels(&t) : leaf.input_planes(&t);
-                     });
+  t.whole_rows = w.whole_rows, t.whole_columns = w.whole_columns;
+  for_each_part(w, first, count,
+                [&](int64_t image, const int64_t* at, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                  t.src = args.src + image * p.ic * p.ih * p.iw;
+                  for (int k = 0; k < 4; ++k) t.v[k] = v + at[k] * w.v_tile + t.channel;
+                  t.row = row, t.rows = rows, t.column = column, t.columns = columns;
+                  p.layout == Layout::nhwc ? leaf.input_pixels(&t) : leaf.input_planes(&t);
+                });
 }
 
 // A run of memory that the next group of tiles will read.
@@ -206,51 +257,56 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   const auto& leaf = W::leaf(plan.isa);
   const float* weights = static_cast<const float*>(args.packed) + panels.begin * W::kBlocks * w.block;
   const float* end = weights + (panels.end - panels.begin) * W::kBlocks * w.block;
-  const int64_t steps = (panels.end - panels.begin) * W::kPositions, register_tiles = div_up(count, b.mr);
+  const int64_t steps = (panels.end - panels.begin) * W::kPositions;
+  const Kinds kinds = kinds_of(w, first, count);
   int64_t a_seg[4], b_seg[4], step = 0;
   GemmPanel g{};
-  g.a = v, g.a_seg = a_seg, g.a_row = w.v_tile, g.a_k = 1;
+  g.a_seg = a_seg, g.a_row = w.v_tile, g.a_k = 1;
   g.seg_k = p.ic;
-  g.outer = 1, g.inner = count;
+  g.outer = 1;
   g.c_row = w.m_tile, g.c_col = 1;
   g.n = b.nr;
   g.first = g.last = 1;
   WinogradOutput t{};
-  t.m = m, t.m_tile = w.m_tile;
+  t.m_tile = w.m_tile;
+  t.whole_rows = w.whole_rows, t.whole_columns = w.whole_columns;
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel, weights += W::kBlocks * w.block) {
-    g.c = m;
+    float* c = m;
     for (const auto& sum : W::kTable.sums) {
+      const Range tiles = kinds.having(sum);
+      const int64_t register_tiles = div_up(tiles.end - tiles.begin, b.mr);
+      g.a = v + tiles.begin * w.v_tile, g.c = c + tiles.begin * w.m_tile, g.inner = tiles.end - tiles.begin;
       g.segs = sum.segs;
       for (int s = 0; s < sum.segs; ++s) a_seg[s] = sum.position[s] * w.v_position, b_seg[s] = sum.block[s] * w.block;
       g.b = weights + (sum.segs == 1 ? b_seg[0] : 0);
       g.b_seg = sum.segs == 1 ? nullptr : b_seg;
       FetchList fetch(sum.segs * p.ic);
       const int64_t next = sum.first + sum.count;
-      if (soon.elements) {
+      if (register_tiles && soon.elements) {
         const int64_t from = soon.elements * step / steps, to = soon.elements * (step + sum.segs) / steps;
-        fetch.add_spread(soon.begin + from, to - from, register_tiles);
-      } else if (worth_fetching(plan) && weights + next * w.block < end) {
+        fetch.add_spread(soon.begin + from, to - from, register_tiles, 2);
+      } else if (register_tiles && worth_fetching(plan) && weights + next * w.block < end) {
         const auto& after = next < W::kBlocks ? (&sum)[1] : W::kTable.sums[0];
-        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles);
+        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles, 2);
       }
       step += sum.segs;
       fetch.give(g);
-      gemm_of(plan).sums(&g);
-      g.c += b.nr;
+      if (register_tiles) gemm_of(plan).sums(&g);
+      c += b.nr;
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
-    for_each_rectangle(w, first, count,
-                       [&](int64_t image, int64_t offset, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                         const int64_t at = image * p.oc * p.oh * p.ow;
-                         t.m = m + offset * t.m_tile;
-                         t.dst = args.dst + at;
-                         t.residual = p.residual ? args.residual + at : nullptr;
-                         t.row = row, t.rows = rows, t.column = column, t.columns = columns;
-                         p.layout == Layout::nhwc ? leaf.output_pixels(&t) : leaf.output_planes(&t);
-                       });
+    for_each_part(w, first, count,
+                  [&](int64_t image, const int64_t* at, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                    const int64_t start = image * p.oc * p.oh * p.ow;
+                    for (int k = 0; k < 4; ++k) t.m[k] = m + at[k] * w.m_tile;
+                    t.dst = args.dst + start;
+                    t.residual = p.residual ? args.residual + start : nullptr;
+                    t.row = row, t.rows = rows, t.column = column, t.columns = columns;
+                    p.layout == Layout::nhwc ? leaf.output_pixels(&t) : leaf.output_planes(&t);
+                  });
   }
 }
 
@@ -262,7 +318,7 @@ int columns_of(const Plan& plan, const W& w, int64_t total, int nthr) {
   constexpr double kReadCost = 8, kMeetingCost = 1e5;
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const double products = static_cast<double>(W::kPositions * total) * static_cast<double>(p.ic * p.oc);
+  const double products = static_cast<double>(p.n) * W::values(p.oh, p.ow) * static_cast<double>(p.ic * p.oc);
   const double weights = static_cast<double>(plan.packed_bytes / 4);
   const double common = static_cast<double>(total * w.v_tile);
   int best_columns = 1;
@@ -308,7 +364,11 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   for (int64_t at = mine.begin; at < mine.end; at += step) {
     const int64_t tiles = std::min(step, mine.end - at);
     if (common && at != mine.begin) worker.barrier->wait();  // the others have read the V before
-    transform_input(plan, args, w, at, tiles, channels, v);
+    // The tiles that are multiplied together lie in an order of their own.
+    for (int r = 0; r < (common ? rows : 1); ++r) {
+      const Range part = common ? share(tiles, r, rows) : Range{0, tiles};
+      transform_input(plan, args, w, at + part.begin, part.end - part.begin, channels, v + part.begin * w.v_tile);
+    }
     if (common) worker.barrier->wait();
     const Range part = common ? share(tiles, worker.tid % rows, rows) : Range{0, tiles};
     if (part.begin == part.end) continue;
@@ -322,9 +382,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 template <class W>
 bool prefers_not(const Problem& p, const Machine& machine) {
-  const double direct = direct_cycles(p, machine);
-  double f23 = winograd_cycles<2, W::kStride>(p, machine), f43 = winograd_cycles<4, W::kStride>(p, machine);
-  if ((W::kOut == 2 ? f23 : f43) > direct - std::max(0.1 * direct, kWorthwhileCycles)) return true;
+  constexpr double kAgainstDirect = W::kStride == 1 ? kStreamed : kStreamedStride2;
+  const double direct = direct_cycles(p, machine, kAgainstDirect);
+  if (winograd_cycles<W::kOut, W::kStride>(p, machine, kAgainstDirect) >
+      direct - std::max(0.1 * direct, kWorthwhileCycles))
+    return true;
+  double f23 = winograd_cycles<2, W::kStride>(p, machine, kStreamed);
+  double f43 = winograd_cycles<4, W::kStride>(p, machine, kStreamed);
   if constexpr (W::kStride == 1)
     f23 += weights_again_cycles<2, 1>(p, machine), f43 += weights_again_cycles<4, 1>(p, machine);
   // F(4,3) has to be worth its error and its weights, of which it has 9/4 times as many.

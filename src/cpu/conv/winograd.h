@@ -15,9 +15,14 @@ inline int64_t tiles_of_a_group(int64_t v_tile, int64_t m_tile, int64_t mr, int6
   return std::max(mr, std::min(kGroup, room));
 }
 
-double direct_cycles(const Problem& p, const Machine& machine);
+// Weights from beyond the L2: bytes for a cycle that is not hidden behind products. About 4 a cycle arrive. kStreamedStride2: between direct
+// and Winograd with stride 2, as measured at 7x7.
+constexpr double kStreamed = 8, kStreamedStride2 = 20;
+
+double direct_cycles(const Problem& p, const Machine& machine, double streamed);
 template <int O, int S>
-double winograd_cycles(const Problem& p, const Machine& machine);  // F(O x O, 3 x 3) with a stride of S
+double winograd_cycles(const Problem& p, const Machine& machine,
+                       double streamed);  // F(O x O, 3 x 3) with a stride of S
 template <int O, int S>
 double weights_again_cycles(const Problem& p, const Machine& machine);  // what a second and later group of tiles waits
 

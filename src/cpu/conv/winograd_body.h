@@ -7,6 +7,7 @@
 // M(x) / (x - p), its last row those of M; row p of G is (1, p, p^2) / M'(p); row j of A' is p^j. Points:
 //   F(2,3) {0, 1, -1}: every factor is 1, 1/2 or 1/4, so that small integers come out exactly.
 //   F(4,3) {0, +-5/8, +-3/2}: half the error of {0, +-1, +-2} and as many operations; powers are exact in float32.
+//   Its ragged tiles {0, +-3/2} and infinity: 0.55 of the error of whole ones ({0, +-5/8} 0.65; +-5/8 and +-3/2 0.45 and 3 operations more).
 // Stride 2 (winograd_tile.h): F(o,2) on the even inputs, the inverse of o columns of its A' on the odd ones. Points:
 //   F(2,3) {0, 1}; columns 0 and infinity, whose inverse is 1. Small integers come out exactly.
 //   F(4,3) {0, +-5/4, 1/2}; columns 0, +-5/4 and infinity. 2.5 times the error of a plain sum; {0, +-1, 1/2} has 3 times, and
@@ -29,7 +30,9 @@ constexpr int kColumns = 28;  // output columns that are transformed together: r
 #if defined(__GNUC__)
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 #define FASTCONV_LAMBDA __attribute__((always_inline))
+#define FASTCONV_APART __attribute__((noinline))
 #else
+#define FASTCONV_APART
 #define FASTCONV_INLINE inline
 #define FASTCONV_LAMBDA
 #endif
@@ -64,8 +67,37 @@ FASTCONV_INLINE void prefetch_l2(const float* p) {
 // planes and of pixels.
 // A part P of a transform makes rows kInputRows[P][0], [1], .. (kOutputRows) of the result, -1: none. It is given a function that loads
 // a value; parts together load those that several of them need more than once.
+// Rest: the transform of a ragged tile of kOut outputs, which reads kReads inputs and makes some of the values and products, those
+// whose bit is set in kValues and kSums, for the same weights.
+struct NoRest {
+  static constexpr int kOut = 0, kReads = 0;
+};
+
+// What F(2,3) does for its first output: infinity gives nothing to it.
+struct F23Rest {
+  static constexpr int kOut = 1, kReads = 3;
+  static constexpr unsigned kValues = 0b0111, kSums = 0b0111;
+  static constexpr int kInputParts = 1, kOutputParts = 1;
+  static constexpr int kInputRows[1][3] = {{0, 1, 2}}, kOutputRows[1][1] = {{0}};
+
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    const F d1 = d(1), d2 = d(2);
+    y[0] = simd::sub(d(0), d2);
+    y[1] = simd::add(d1, d2);
+    y[2] = simd::sub(d2, d1);
+  }
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    y[0] = simd::add(simd::add(m(0), m(1)), m(2));
+  }
+};
+
 struct F23 {
+  using Rest = F23Rest;
   static constexpr int kOut = 2, kIn = 4, kProducts = 4, kStep = 2;
+  static constexpr int kReads = kIn;
+  static constexpr unsigned kValues = 0b1111, kSums = 0b1111;
   static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
   static constexpr int kInputParts = 1, kOutputParts = 1;
   static constexpr int kInputRows[1][4] = {{0, 1, 2, 3}}, kOutputRows[1][2] = {{0, 1}};
@@ -95,11 +127,43 @@ struct F23 {
   }
 };
 
-struct F43 {
-  static constexpr int kOut = 4, kIn = 6, kProducts = 6, kStep = 4;
-  static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
-  static constexpr float kP = 0.625f, kQ = 1.5f;  // the points, all powers below are exact in float32
+struct F43Points {
+  static constexpr float kP = 0.625f, kQ = 1.5f;  // all powers below are exact in float32
   static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
+};
+
+// F(2,3) at 0, +-q and infinity.
+struct F43Rest : F43Points {
+  static constexpr int kOut = 2, kReads = 4;
+  static constexpr unsigned kValues = 0b111001, kSums = 0b111001;
+  static constexpr int kInputParts = 1, kOutputParts = 1;
+  static constexpr int kInputRows[1][4] = {{0, 3, 4, 5}}, kOutputRows[1][2] = {{0, 1}};
+
+  // 5 operations.
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    const F q = simd::set1(kQ), d1 = d(1), d2 = d(2);
+    y[0] = simd::nfma(simd::set1(kP2), d2, simd::mul(simd::set1(kP2 * kQ2), d(0)));
+    y[1] = simd::fma(q, d1, d2);
+    y[2] = simd::nfma(q, d1, d2);
+    y[3] = simd::nfma(simd::set1(kQ2), d1, d(3));
+  }
+  // 4 operations. The weights at +-q are those of F(2,3) by q^2 - p^2.
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    constexpr float kScale = kQ2 - kP2;
+    const F m3 = m(3), m4 = m(4);
+    y[0] = simd::fma(simd::set1(kScale), simd::add(m3, m4), m(0));
+    y[1] = simd::fma(simd::set1(kScale * kQ), simd::sub(m3, m4), m(5));
+  }
+};
+
+struct F43 : F43Points {
+  using Rest = F43Rest;
+  static constexpr int kOut = 4, kIn = 6, kProducts = 6, kStep = 4;
+  static constexpr int kReads = kIn;
+  static constexpr unsigned kValues = 0b111111, kSums = 0b111111;
+  static constexpr int kTiles = kColumns / kOut, kPixelTiles = kTiles;
 
   static constexpr int kInputParts = 3, kOutputParts = 2;
   static constexpr int kInputRows[3][2] = {{0, 5}, {1, 2}, {3, 4}}, kOutputRows[2][2] = {{0, 2}, {1, 3}};
@@ -145,8 +209,30 @@ struct F43 {
   }
 };
 
+// What F(2,3) does for its first output.
+struct F23Stride2Rest {
+  static constexpr int kOut = 1, kReads = 3;
+  static constexpr unsigned kValues = 0b01101, kSums = 0b101;
+  static constexpr int kInputParts = 1, kOutputParts = 1;
+  static constexpr int kInputRows[1][3] = {{0, 2, 3}}, kOutputRows[1][1] = {{0}};
+
+  template <int P, class Load>
+  static FASTCONV_INLINE void input(const Load& d, F y[]) {
+    y[1] = d(2);
+    y[0] = simd::sub(d(0), y[1]);
+    y[2] = d(1);
+  }
+  template <int P, class Load>
+  static FASTCONV_INLINE void output(const Load& m, F y[]) {
+    y[0] = simd::add(m(0), m(2));
+  }
+};
+
 struct F23Stride2 {
+  using Rest = F23Stride2Rest;
   static constexpr int kOut = 2, kIn = 5, kProducts = 3, kStep = 4;
+  static constexpr int kReads = kIn;
+  static constexpr unsigned kValues = 0b11111, kSums = 0b111;
   static constexpr int kTiles = 7, kPixelTiles = 1;
 
   static constexpr int kInputParts = 1, kOutputParts = 1;
@@ -177,7 +263,10 @@ struct F23Stride2 {
 };
 
 struct F43Stride2 {
+  using Rest = NoRest;
   static constexpr int kOut = 4, kIn = 9, kProducts = 5, kStep = 8;
+  static constexpr int kReads = kIn;
+  static constexpr unsigned kValues = 0b111111111, kSums = 0b11111;
   static constexpr int kTiles = 4, kPixelTiles = 1;
   static constexpr double kP = 1.25, kQ = 0.5;  // the points
 
@@ -239,7 +328,7 @@ constexpr int rows_of(const int (&rows)[N]) {
   return rows[N - 1] < 0 ? N - 1 : N;
 }
 
-// All parts of a one-dimensional transform, P the first.
+// All parts of a one-dimensional transform, P the first; of a ragged tile's values those alone that it has.
 template <class W, int P = 0, class Load>
 FASTCONV_INLINE void input_all(const Load& d, F y[]) {
   constexpr int kRows = rows_of(W::kInputRows[P]);

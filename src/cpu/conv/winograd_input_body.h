@@ -23,6 +23,8 @@ namespace {
 
 template <class W>
 struct InputTransform {
+  using Rest = typename W::Rest;
+  static constexpr bool kHasRest = Rest::kOut > 0;
   static constexpr int kIn = W::kIn, kStep = W::kStep, kTiles = W::kTiles, kPixelTiles = W::kPixelTiles;
   static constexpr int kShared = kIn - kStep;                // columns of neighbouring tiles
   static constexpr int kWidth = (kTiles - 1) * kStep + kIn;  // input columns of a strip
@@ -30,11 +32,12 @@ struct InputTransform {
 
   // The strip's image columns: lo..hi-1 of `width` exist, the first is image column x0.
   struct Strip {
-    int64_t tiles, width, x0, lo, hi;
+    int64_t tiles, whole, width, x0, lo, hi;
   };
   static FASTCONV_INLINE Strip strip(const WinogradInput& p, int64_t first, int64_t tiles) {
     Strip s;
     s.tiles = smaller(tiles, p.columns - first);
+    s.whole = clamp(p.whole_columns - p.column - first, 0, s.tiles);
     s.width = (s.tiles - 1) * kStep + kIn;
     s.x0 = (p.column + first) * kStep - p.pl;
     s.lo = clamp(-s.x0, 0, s.width);
@@ -50,27 +53,27 @@ struct InputTransform {
     int64_t ahead;  // how far from here the values lie that are wanted next; with Fetch they are asked for meanwhile
   };
 
-  // One part of tiles begin .. end - 1 of the strip: some rows of V's positions. `shared`: what it left of the columns that the next
-  // tile has too.
-  template <int P, bool Masked, bool Fetch>
+  // One part of tiles begin .. end - 1 of the strip, columns by C: some rows of V's positions. `shared`: what it left of the columns that
+  // the next tile has too. R: the transform down the columns.
+  template <class R, class C, int P, bool Masked, bool Fetch>
   static FASTCONV_INLINE void part(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin, int64_t end,
                                    float* shared, float* v) {
-    constexpr int kRows = rows_of(W::kInputRows[P]);
-    F y[kIn][kRows];
+    constexpr int kRows = rows_of(R::kInputRows[P]), kReads = C::kReads;
+    F y[kStep + kShared][kRows];
     const int64_t step = rows.step, v_position = p.v_position;
     // Columns x .. x + n - 1 of the strip to y[j] and on.
     const auto columns = [&](int64_t x, int j, int n, bool all_there) FASTCONV_LAMBDA {
-      const float* at[kIn];
+      const float* at[R::kReads];
 #pragma GCC unroll 9
-      for (int i = 0; i < kIn; ++i) at[i] = opaque(rows.row[i] + x * step);
+      for (int i = 0; i < R::kReads; ++i) at[i] = opaque(rows.row[i] + x * step);
 #pragma GCC unroll 9
       for (int k = 0; k < n; ++k) {
         if constexpr (Fetch) {
 #pragma GCC unroll 9
-          for (int i = P; i < kIn; i += W::kInputParts) prefetch(at[i] + rows.ahead + k * step);
+          for (int i = P; i < R::kReads; i += R::kInputParts) prefetch(at[i] + rows.ahead + k * step);
         }
         if (all_there || (x + k >= s.lo && x + k < s.hi)) {
-          W::template input<P>(
+          R::template input<P>(
               [&](int i) FASTCONV_LAMBDA {
                 return Masked ? simd::load(at[i] + k * step, rows.mask[i]) : simd::load(at[i] + k * step);
               },
@@ -81,7 +84,7 @@ struct InputTransform {
         }
       }
     };
-    const auto at_shared = [&](int j, int r) { return shared + (W::kInputRows[P][r] * kShared + j) * kL; };
+    const auto at_shared = [&](int j, int r) { return shared + (R::kInputRows[P][r] * kShared + j) * kL; };
     if (begin == 0) {
       columns(0, kStep, kShared, false);
     } else {
@@ -96,18 +99,19 @@ struct InputTransform {
       for (int j = 0; j < kShared; ++j)
 #pragma GCC unroll 5
         for (int r = 0; r < kRows; ++r) y[j][r] = y[kStep + j][r];
-      if (!Masked && x >= s.lo && x + kStep <= s.hi) {
-        columns(x, kShared, kStep, true);
+      if (!Masked && x >= s.lo && x + kReads - kShared <= s.hi) {
+        columns(x, kShared, kReads - kShared, true);
       } else {
-        columns(x, kShared, kStep, false);
+        columns(x, kShared, kReads - kShared, false);
       }
 #pragma GCC unroll 5
       for (int r = 0; r < kRows; ++r) {
         F out[kIn];
-        input_all<W>([&](int i) FASTCONV_LAMBDA { return y[i][r]; }, out);
-        float* to = opaque(v + W::kInputRows[P][r] * kIn * v_position);
+        input_all<C>([&](int i) FASTCONV_LAMBDA { return y[i][r]; }, out);
+        float* to = opaque(v + R::kInputRows[P][r] * kIn * v_position);
 #pragma GCC unroll 9
-        for (int i = 0; i < kIn; ++i) simd::store(to + i * v_position, out[i]);
+        for (int i = 0; i < kIn; ++i)
+          if (C::kValues >> i & 1) simd::store(to + i * v_position, out[i]);
       }
     }
     if (end < s.tiles) {
@@ -118,21 +122,61 @@ struct InputTransform {
     }
   }
 
-  template <bool Masked, bool Fetch, int P = 0>
+  template <class R, class C, bool Masked, bool Fetch, int P = 0>
   static FASTCONV_INLINE void parts(const WinogradInput& p, const Strip& s, const Rows& rows, int64_t begin,
                                     int64_t end, float* shared, float* v) {
-    part<P, Masked, Fetch>(p, s, rows, begin, end, shared, v);
-    if constexpr (P + 1 < W::kInputParts) parts<Masked, Fetch, P + 1>(p, s, rows, begin, end, shared, v);
+    part<R, C, P, Masked, Fetch>(p, s, rows, begin, end, shared, v);
+    if constexpr (P + 1 < R::kInputParts) parts<R, C, Masked, Fetch, P + 1>(p, s, rows, begin, end, shared, v);
   }
 
-  // Fetch means pixels: tile by tile (see above).
-  template <bool Masked, bool Fetch>
-  static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, float* v) {
+  // The strip's ragged tile. A function apart, for the compiler's sake: it keeps the addresses of whole tiles in registers then.
+  template <class R, bool Masked, bool Fetch>
+  static FASTCONV_APART void ragged_tile(WinogradInput p, Strip s, Rows rows, float* shared, float* v) {
+    parts<R, Rest, Masked, Fetch>(p, s, rows, s.whole, s.tiles, shared, v);
+  }
+
+  // Fetch means pixels: tile by tile (see above). The strip's ragged tile, where it has one, to `last`.
+  template <class R, bool Masked, bool Fetch>
+  static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, float* v,
+                                        float* last) {
     alignas(64) float shared[kIn * kShared * kL];
-    if constexpr (W::kInputParts == 1 || (!Fetch && kShared > 1)) {
-      parts<Masked, Fetch>(p, s, rows, 0, s.tiles, shared, v);
+    if constexpr (R::kInputParts == 1 || (!Fetch && kShared > 1)) {
+      if (s.whole) parts<R, W, Masked, Fetch>(p, s, rows, 0, s.whole, shared, v);
     } else {
-      for (int64_t t = 0; t < s.tiles; ++t, v += p.v_tile) parts<Masked, Fetch>(p, s, rows, t, t + 1, shared, v);
+      for (int64_t t = 0; t < s.whole; ++t, v += p.v_tile) parts<R, W, Masked, Fetch>(p, s, rows, t, t + 1, shared, v);
+    }
+    if constexpr (kHasRest)
+      if (s.whole < s.tiles) ragged_tile<R, Masked, Fetch>(p, s, rows, shared, last);
+  }
+
+  // Of tiles that are ragged in their rows. Those are the image's last, and hardly ever is all of them there.
+  template <bool Fetch>
+  static FASTCONV_APART void transform_ragged(WinogradInput p, Strip s, Rows rows, float* v, float* last) {
+    transform<Rest, true, Fetch>(p, s, rows, v, last);
+  }
+
+  // Row r of tiles: whether it is ragged, and where its tiles and the ragged one at its end go.
+  struct Targets {
+    bool ragged;
+    float *v, *last;
+  };
+  static FASTCONV_INLINE Targets targets(const WinogradInput& p, int64_t r) {
+    if (kHasRest && p.row + r >= p.whole_rows) return {true, p.v[2], p.v[3]};
+    const int64_t whole = clamp(p.whole_columns - p.column, 0, p.columns);
+    return {false, p.v[1] + r * whole * p.v_tile, p.v[0] + r * p.v_tile};
+  }
+
+  // all: every row of the tiles and all kL channels are there.
+  template <bool Fetch>
+  static FASTCONV_INLINE void transform(const WinogradInput& p, const Strip& s, const Rows& rows, bool all, bool ragged,
+                                        float* v, float* last) {
+    if constexpr (kHasRest) {
+      if (ragged) return transform_ragged<Fetch>(p, s, rows, v, last);
+    }
+    if (all) {
+      transform<W, false, Fetch>(p, s, rows, v, last);
+    } else {
+      transform<W, true, Fetch>(p, s, rows, v, last);
     }
   }
 
@@ -143,9 +187,10 @@ struct InputTransform {
     for (int64_t r = 0; r < p.rows; ++r) {
       const int64_t y0 = (p.row + r) * kStep - p.pt;
       const bool all = y0 >= 0 && y0 + kIn <= p.y_end;
+      const Targets to = targets(p, r);
       for (int64_t first = 0; first < p.columns; first += kPixelTiles) {
         const Strip s = strip(p, first, kPixelTiles);
-        float* v = p.v + (r * p.columns + first) * p.v_tile;
+        float* v = to.v + first * p.v_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
           const Mask channels = simd::first(smaller(p.channels - c, kL));
           for (int i = 0; i < kIn; ++i) {
@@ -155,11 +200,7 @@ struct InputTransform {
           }
           // The same pixels' next channels, or the first channels of the strip to the right.
           rows.ahead = p.channels - c > kL ? kL : kPixelTiles * kStep * p.ic - c;
-          if (all && p.channels - c >= kL) {
-            transform<false, true>(p, s, rows, v + c);
-          } else {
-            transform<true, true>(p, s, rows, v + c);
-          }
+          transform<true>(p, s, rows, all && p.channels - c >= kL, to.ragged, v + c, to.last + c);
         }
       }
     }
@@ -212,12 +253,9 @@ struct InputTransform {
               transpose_row(src + y * p.iw, plane, p.channels - c, s.lo, s.hi, patch + y % kIn * kPatch);
           }
           ready = y0 + kIn;
-          float* v = p.v + (r * p.columns + first) * p.v_tile + c;
-          if (y0 >= 0 && y0 + kIn <= p.y_end) {
-            transform<false, false>(p, s, rows, v);
-          } else {
-            transform<true, false>(p, s, rows, v);
-          }
+          const Targets to = targets(p, r);
+          transform<false>(p, s, rows, y0 >= 0 && y0 + kIn <= p.y_end, to.ragged, to.v + first * p.v_tile + c,
+                           to.last + c);
         }
       }
     }

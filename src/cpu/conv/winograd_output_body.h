@@ -23,66 +23,108 @@ namespace {
 
 template <class W>
 struct OutputTransform {
+  using Rest = typename W::Rest;
+  static constexpr bool kHasRest = Rest::kOut > 0;
   static constexpr int kOut = W::kOut, kIn = W::kProducts;
   static constexpr int kPosition = kNr;  // from position to position of m
   static constexpr int kTiles = kColumns / kOut;
   static constexpr int kPatch = (kColumns + kL) * kL;  // a patch row; transposing reads whole blocks
 
-  // store(i, y): row i of a tile, kOut pixels.
-  template <int P = 0, class Store>
+  // store(i, y): row i of a tile, C::kOut pixels. R: the transform down the columns, C: along the rows.
+  template <class R, class C, int P = 0, class Store>
   static FASTCONV_INLINE void rows_of_tile(const float* m, const Store& store) {
-    constexpr int kRows = rows_of(W::kOutputRows[P]);
+    constexpr int kRows = rows_of(R::kOutputRows[P]);
     F down[kIn][kRows];
 #pragma GCC unroll 6
     for (int x = 0; x < kIn; ++x)
-      W::template output<P>([&](int i) FASTCONV_LAMBDA { return simd::load(m + (i * kIn + x) * kPosition); }, down[x]);
+      if (C::kSums >> x & 1)
+        R::template output<P>([&](int i) FASTCONV_LAMBDA { return simd::load(m + (i * kIn + x) * kPosition); },
+                              down[x]);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      F y[kOut];
-      output_all<W>([&](int x) FASTCONV_LAMBDA { return down[x][r]; }, y);
-      store(W::kOutputRows[P][r], y);
+      F y[C::kOut];
+      output_all<C>([&](int x) FASTCONV_LAMBDA { return down[x][r]; }, y);
+      store(R::kOutputRows[P][r], y);
     }
-    if constexpr (P + 1 < W::kOutputParts) rows_of_tile<P + 1>(m, store);
+    if constexpr (P + 1 < R::kOutputParts) rows_of_tile<R, C, P + 1>(m, store);
+  }
+
+  // Row r of tiles: whether it is ragged, and where its tiles and the ragged one at its end are.
+  struct Sources {
+    bool ragged;
+    int64_t whole;
+    const float *m, *last;
+  };
+  static FASTCONV_INLINE Sources sources(const WinogradOutput& p, int64_t r) {
+    const int64_t whole = clamp(p.whole_columns - p.column, 0, p.columns);
+    if (kHasRest && p.row + r >= p.whole_rows) return {true, whole, p.m[2], p.m[3]};
+    return {false, whole, p.m[1] + r * whole * p.m_tile, p.m[0] + r * p.m_tile};
+  }
+
+  // One tile of pixels, (y0, x0) its first.
+  template <class R, class C>
+  static FASTCONV_INLINE void tile_of_pixels(const WinogradOutput& p, const float* m, int64_t y0, int64_t x0, F least) {
+    const int64_t rows = smaller(R::kOut, p.oh - y0), columns = smaller(C::kOut, p.ow - x0);
+    for (int64_t c = 0; c < p.channels; c += kL) {
+      const Mask mask = simd::first(smaller(p.channels - c, kL));
+      const F bias = p.bias ? simd::load(p.bias + p.channel + c, mask) : simd::zero();
+      const int64_t at = (y0 * p.ow + x0) * p.oc + p.channel + c;
+      const auto store = [&](int i, const F y[], bool whole) FASTCONV_LAMBDA {
+        float* to = opaque(p.dst + at + i * p.ow * p.oc);
+        const float* residual = p.residual ? opaque(p.residual + at + i * p.ow * p.oc) : nullptr;
+#pragma GCC unroll 4
+        for (int x = 0; x < C::kOut; ++x) {
+          if (!whole && x >= columns) break;
+          F value = simd::add(y[x], bias);
+          if (residual)
+            value = simd::add(value, whole ? simd::load(residual + x * p.oc) : simd::load(residual + x * p.oc, mask));
+          value = simd::max(least, value);
+          if (whole) {
+            simd::store(to + x * p.oc, value);
+          } else {
+            simd::store(to + x * p.oc, value, mask);
+          }
+        }
+      };
+      if (rows == R::kOut && columns == C::kOut && p.channels - c >= kL) {
+        rows_of_tile<R, C>(m + c, [&](int i, const F y[]) FASTCONV_LAMBDA { store(i, y, true); });
+      } else {
+        rows_of_tile<R, C>(m + c, [&](int i, const F y[]) FASTCONV_LAMBDA {
+          if (i < rows) store(i, y, false);
+        });
+      }
+    }
+  }
+
+  // The same of a ragged tile. A function apart, for the compiler's sake.
+  template <class R, class C>
+  static FASTCONV_APART void ragged_pixels(WinogradOutput p, const float* m, int64_t y0, int64_t x0, F least) {
+    tile_of_pixels<R, C>(p, m, y0, x0, least);
   }
 
   static void pixels(const WinogradOutput* operands) {
     const WinogradOutput p = *operands;
     const F least = simd::set1(p.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN
     for (int64_t r = 0; r < p.rows; ++r) {
-      const int64_t y0 = (p.row + r) * kOut, rows = smaller(kOut, p.oh - y0);
+      const Sources from = sources(p, r);
+      const int64_t y0 = (p.row + r) * kOut, x0 = p.column * kOut;
       for (int64_t t = 0; t < p.columns; ++t) {
-        const int64_t x0 = (p.column + t) * kOut, columns = smaller(kOut, p.ow - x0);
-        const float* m = p.m + (r * p.columns + t) * p.m_tile;
-        for (int64_t c = 0; c < p.channels; c += kL) {
-          const Mask mask = simd::first(smaller(p.channels - c, kL));
-          const F bias = p.bias ? simd::load(p.bias + p.channel + c, mask) : simd::zero();
-          const int64_t at = (y0 * p.ow + x0) * p.oc + p.channel + c;
-          const auto store = [&](int i, const F y[kOut], bool whole) FASTCONV_LAMBDA {
-            float* to = opaque(p.dst + at + i * p.ow * p.oc);
-            const float* residual = p.residual ? opaque(p.residual + at + i * p.ow * p.oc) : nullptr;
-#pragma GCC unroll 4
-            for (int x = 0; x < kOut; ++x) {
-              if (!whole && x >= columns) break;
-              F value = simd::add(y[x], bias);
-              if (residual)
-                value =
-                    simd::add(value, whole ? simd::load(residual + x * p.oc) : simd::load(residual + x * p.oc, mask));
-              value = simd::max(least, value);
-              if (whole) {
-                simd::store(to + x * p.oc, value);
-              } else {
-                simd::store(to + x * p.oc, value, mask);
-              }
+        const float* m = from.m + t * p.m_tile;
+        const int64_t x = x0 + t * kOut;
+        if constexpr (kHasRest) {
+          const bool last = t >= from.whole;
+          if (from.ragged || last) {
+            if (!last) {
+              ragged_pixels<Rest, W>(p, m, y0, x, least);
+            } else if (from.ragged) {
+              ragged_pixels<Rest, Rest>(p, from.last, y0, x, least);
+            } else {
+              ragged_pixels<W, Rest>(p, from.last, y0, x, least);
             }
-          };
-          if (rows == kOut && columns == kOut && p.channels - c >= kL) {
-            rows_of_tile(m + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA { store(i, y, true); });
-          } else {
-            rows_of_tile(m + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA {
-              if (i < rows) store(i, y, false);
-            });
+            continue;
           }
         }
+        tile_of_pixels<W, W>(p, m, y0, x, least);
       }
     }
   }
@@ -132,16 +174,29 @@ struct OutputTransform {
     }
   }
 
+  // One tile to its place in the patch.
+  template <class R, class C>
+  static FASTCONV_INLINE void tile_of_patch(const float* m, float* to) {
+    rows_of_tile<R, C>(m, [&](int i, const F y[]) FASTCONV_LAMBDA {
+#pragma GCC unroll 4
+      for (int x = 0; x < C::kOut; ++x) simd::store(to + i * kPatch + x * kL, y[x]);
+    });
+  }
+  template <class R, class C>
+  static FASTCONV_APART void ragged_patch(const float* m, float* to) {
+    tile_of_patch<R, C>(m, to);
+  }
+
   static void planes(const WinogradOutput* operands) {
     const WinogradOutput p = *operands;
     alignas(64) float patch[kOut * kPatch];
     // What blocks hold past the columns is transposed along and never stored, but should not be an accident.
     for (int i = 0; i < kOut * kPatch; i += kL) simd::store(patch + i, simd::zero());
     for (int64_t r = 0; r < p.rows; ++r) {
+      const Sources from = sources(p, r);
       const int64_t y0 = (p.row + r) * kOut, rows = smaller(kOut, p.oh - y0);
       for (int64_t first = 0; first < p.columns; first += kTiles) {
         const int64_t tiles = smaller(kTiles, p.columns - first), x0 = (p.column + first) * kOut;
-        const float* m = p.m + (r * p.columns + first) * p.m_tile;
         for (int64_t c = 0; c < p.channels; c += kL) {
           // The lines of the block after this one are asked for between this one's tiles.
           const bool along = c + kL < p.channels, right = along || first + kTiles < p.columns;
@@ -151,10 +206,21 @@ struct OutputTransform {
           for (int64_t t = 0; t < tiles; ++t) {
             if (any) ask(p, next, kL * t / tiles, kL * (t + 1) / tiles);
             float* to = patch + t * kOut * kL;
-            rows_of_tile(m + t * p.m_tile + c, [&](int i, const F y[kOut]) FASTCONV_LAMBDA {
-#pragma GCC unroll 4
-              for (int x = 0; x < kOut; ++x) simd::store(to + i * kPatch + x * kL, y[x]);
-            });
+            const float* m = from.m + (first + t) * p.m_tile + c;
+            if constexpr (kHasRest) {
+              const bool last = first + t >= from.whole;
+              if (from.ragged || last) {
+                if (!last) {
+                  ragged_patch<Rest, W>(m, to);
+                } else if (from.ragged) {
+                  ragged_patch<Rest, Rest>(from.last + c, to);
+                } else {
+                  ragged_patch<W, Rest>(from.last + c, to);
+                }
+                continue;
+              }
+            }
+            tile_of_patch<W, W>(m, to);
           }
           const int64_t columns = smaller(tiles * kOut, p.ow - x0), channel = p.channel + c;
           for (int64_t i = 0; i < rows; ++i)

@@ -30,14 +30,17 @@ struct Gemm {
   // What a tile multiplies: all there; rows of b to copy on the way; pixels to copy on the way, adjacent or every other one.
   enum Operand { kThere, kRowsOfB, kPixels, kEvenPixels };
 
-  // acc += a * b over k steps: pixels at a0 and a1 (the two halves), `row` apart, `step` from step to step.
-  template <int MR, int V>
+  // acc += a * b over k steps: pixels at a0 and a1 (the two halves), `row` apart, `step` from step to step. kTwice: half a step of what is
+  // fetched is asked for as well.
+  template <int MR, int V, bool kTwice = false>
   static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float* a0, const float* a1,
                                                              int64_t row, int64_t step, const float* b, int64_t k,
                                                              const float*& fetch, int64_t fetch_step) {
     constexpr int kHalf = (MR + 1) / 2;
+    [[maybe_unused]] const int64_t half_step = fetch_step / 2;
     for (; k > 0; --k) {
       __builtin_prefetch(fetch, 0, 2);
+      if constexpr (kTwice) __builtin_prefetch(fetch + half_step, 0, 2);
       fetch += fetch_step;
       F w[V];
 #pragma GCC unroll 4
@@ -287,8 +290,8 @@ struct Gemm {
     const int64_t a_row = g.a_row, c_row = g.c_row;
     for (int64_t s = 0; s < g.segs; ++s) {
       const float* a0 = a + g.a_seg[s];
-      multiply<MR, kNv>(acc, a0, a0 + kHalf * a_row, a_row, 1, g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr),
-                        g.seg_k, fetch, fetch_step);
+      multiply<MR, kNv, true>(acc, a0, a0 + kHalf * a_row, a_row, 1, g.b + (g.b_seg ? g.b_seg[s] : s * g.seg_k * kNr),
+                              g.seg_k, fetch, fetch_step);
     }
     float* const c1 = c + kHalf * c_row;
 #pragma GCC unroll 16
