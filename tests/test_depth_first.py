@@ -43,7 +43,7 @@ class MaxPool:
     padding: int = 1
 
 
-DIRECT, F23, F43, IM2COL = "direct", "winograd_f23", "winograd_f43", "im2col"
+DIRECT, F23, F43, F44, IM2COL = "direct", "winograd_f23", "winograd_f43", "winograd_f44", "im2col"
 
 
 def conv3(oc: int, algorithm: str = "auto") -> Conv:
@@ -58,7 +58,9 @@ def depthwise(channels: int, stride: int = 1) -> Conv:
 CHAINS: dict[str, tuple[tuple[int, int, int], list[Any]]] = {
     "inverted residual": ((40, 36, 16), [Conv(96), depthwise(96), Conv(16)]),
     "inverted residual, stride 2": ((41, 37, 16), [Conv(96), depthwise(96, 2), Conv(24)]),
-    "stem and pool": ((97, 90, 3), [Conv(32, 7, 2, (3, 3, 3, 3)), MaxPool()]),
+    "stem and pool": ((97, 90, 3), [Conv(32, 7, 2, (3, 3, 3, 3), algorithm=DIRECT), MaxPool()]),
+    "stem by F(4,4), and pool": ((97, 90, 3), [Conv(32, 7, 2, (3, 3, 3, 3), algorithm=F44), MaxPool()]),
+    "stem by F(4,4), rows that nobody reads": ((166, 128, 3), [Conv(16, 7, 2, algorithm=F44), Conv(16)]),
     "stem to projection": (
         (101, 64, 3),
         [Conv(32, 3, 2, PAD1), depthwise(32), Conv(16), Conv(96), depthwise(96, 2), Conv(24)],

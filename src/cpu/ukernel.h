@@ -134,6 +134,51 @@ struct WinogradUkernel {
   } f23, f43, f23_stride2, f43_stride2;
 };
 
+// --- Winograd convolution of phases -----------------------------------------------------------------------------------
+// F(4 x 4, 4 x 4) over the four phases of an image: 7x7 and 8x8 kernels with stride 2. Cell (y, x) holds the 2 x 2 pixels from (2y - pt, 2x - pl)
+// on, value (2b + d) * ic + c that of row b, column d, channel c; a tile is 7 x 7 cells and makes 4 x 4 outputs.
+enum { kPhasesSide = 7, kPhasesRun = 16 };  // a side of V and of U; the values of v that lie together
+
+// cells[x][value] of one row of cells, x < count, zeros outside the image and past the 4 ic values.
+struct PhasesCells {
+  const float* row[2];  // the two image rows, pixel 0; null: outside
+  int64_t ic, columns;  // image columns from `columns` on count as outside: no output reads them
+  int64_t first;        // image column of the first cell's first pixel, may be negative
+  float* cells;
+  int64_t cell, count;  // from cell to cell, a multiple of kPhasesRun; cells
+};
+
+// v[i][run][tile][j][16] = (B' d B)[i][j] of `tiles` tiles side by side, values in runs of 16.
+struct PhasesInput {
+  const float* row[kPhasesSide];  // rows of cells, first cell of the first tile
+  int64_t cell;
+  const float *last_row,
+      *last_column;  // a float a value: 0 where the last row or column of a tile has a tap of no kernel
+  float* v;
+  int64_t v_row, v_run;  // from i to i, from run to run
+  int64_t tiles;
+};
+
+// Products of `out.columns` tiles side by side with one panel, and their output transform. out.m is private memory, m_tile is not used.
+struct PhasesOutput {
+  const float* v;
+  int64_t v_row, v_run, values;  // values: 4 ic
+  const float* u;                // [i][value][j][nr]
+  WinogradOutput out;
+};
+
+struct PhasesUkernel {
+  const char* name;
+  int32_t isa;
+  int32_t nr;
+  int32_t tiles;  // tiles of a register tile
+  int32_t group;  // tiles that pass through out.m together: [i][tile][4][nr]
+  void (*cells)(const PhasesCells*);
+  void (*input)(const PhasesInput*);
+  void (*output_pixels)(const PhasesOutput*);
+  void (*output_planes)(const PhasesOutput*);
+};
+
 // --- Strassen's products ------------------------------------------------------------------------------------------
 // c = a b with both matrices in quarters: 7 products of quarters, not 8 (Winograd's form). The rows of a are pixels in pairs, even
 // over odd; its columns and the rows of b are the halves of the k products; the columns of b are the halves of the channels.

@@ -83,6 +83,12 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
 }
+// Leaves v in a register: of a vector that is used twice the compiler may otherwise load it twice.
+inline void keep(F& v) {
+#if defined(__GNUC__)
+  asm("" : "+x"(v));
+#endif
+}
 // Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
   return select(is_nan(m), m, _mm256_max_ps(m, x));

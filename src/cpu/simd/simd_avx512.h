@@ -82,6 +82,12 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return _mm512_mask_blend_ps(m, no, yes);
 }
+// Leaves v in a register: of a vector that is used twice the compiler may otherwise load it twice.
+inline void keep(F& v) {
+#if defined(__GNUC__)
+  asm("" : "+v"(v));
+#endif
+}
 // Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
   return _mm512_mask_mov_ps(_mm512_max_ps(m, x), is_nan(m), m);

@@ -96,6 +96,8 @@ inline Mask greater(F a, F b) {
 inline F select(Mask m, F yes, F no) {
   return each([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
+// What the others do to leave v in a register.
+inline void keep(F&) {}
 // Maximum in which a NaN of either side sticks; of equals x.
 inline F max_nan(F m, F x) {
   return each([&](int i) { return (x.v[i] >= m.v[i] || x.v[i] != x.v[i]) && m.v[i] == m.v[i] ? x.v[i] : m.v[i]; });
