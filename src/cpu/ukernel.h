@@ -165,6 +165,7 @@ struct PhasesOutput {
   int64_t v_row, v_run, values;  // values: 4 ic
   const float* u;                // [i][value][j][nr]
   WinogradOutput out;
+  int32_t expect;  // the lines of the results are asked for during the products
 };
 
 struct PhasesUkernel {

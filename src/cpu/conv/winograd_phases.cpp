@@ -74,6 +74,7 @@ void configure(Plan& plan, const Machine& machine) {
   b.panels = div_up(p.oc, b.nr);
   b.segs = kSide * kSide, b.seg_k = 4 * p.ic;
   b.row_unit = kOut;
+  b.expect = results_are_far(p, machine);
   const int64_t columns = div_up(p.ow, kOut);
   b.mc = div_up(columns, div_up(columns, kStrip));
   const Sizes s(p, b.mc);
@@ -195,6 +196,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   o.oc = p.oc, o.oh = p.oh, o.ow = p.ow;
   o.rows = 1;
   o.relu = p.activation == Activation::relu;
+  out.expect = b.expect;
   const Range mine = share(p.n * s.strips * s.rows, worker.tid, worker.nthr);
   int64_t ready = 0;  // rows of cells before this one are in the ring, row y in slot y % kSide
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {

@@ -186,15 +186,26 @@ FASTCONV_INLINE void phases_products(const float* v, int64_t v_run, int64_t valu
   }
 }
 
+FASTCONV_INLINE void towards_l2(const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
 constexpr int kColumn = kNr, kRowOfH = kGroup * F44::kOut * kNr;  // of h
 
-// All rows of a group's products to h[i][tile][4][kNr].
-FASTCONV_INLINE void phases_group(const PhasesOutput& p, const float* v, int64_t tiles, float* h) {
+// All rows of a group's products to h[i][tile][4][kNr]. ask(y, tile): before products of each of four rows.
+template <class Ask>
+FASTCONV_INLINE void phases_group(const PhasesOutput& p, const float* v, int64_t tiles, float* h, const Ask& ask) {
   const float* u = p.u;
   for (int i = 0; i < kSide; ++i, v += p.v_row, u += p.values * kSide * kNr, h += kRowOfH) {
     int64_t t = 0;
-    for (; t + kPhasesTiles <= tiles; t += kPhasesTiles)
+    for (; t + kPhasesTiles <= tiles; t += kPhasesTiles) {
+      if (p.expect && i < F44::kOut) ask(i, t);
       phases_products<kPhasesTiles>(v + t * kTileRun, p.v_run, p.values, u, h + t * F44::kOut * kNr);
+    }
     for (; t < tiles; ++t) phases_products<1>(v + t * kTileRun, p.v_run, p.values, u, h + t * F44::kOut * kNr);
   }
 }
@@ -219,7 +230,15 @@ void phases_output_pixels(const PhasesOutput* operands) {
   const int64_t y0 = o.row * F44::kOut, rows = smaller(F44::kOut, o.oh - y0), below = o.ow * o.oc;
   for (int64_t first = 0; first < o.columns; first += kGroup) {
     const int64_t tiles = smaller(kGroup, o.columns - first), x0 = (o.column + first) * F44::kOut;
-    phases_group(p, p.v + first * kTileRun, tiles, h);
+    const float* const begin = o.dst + (y0 * o.ow + x0) * o.oc + o.channel;
+    phases_group(p, p.v + first * kTileRun, tiles, h, [&](int64_t y, int64_t tile) FASTCONV_LAMBDA {
+      const float* pixel = begin + y * below + tile * F44::kOut * o.oc;
+#pragma GCC unroll 8
+      for (int x = 0; x < kPhasesTiles * F44::kOut; ++x, pixel += o.oc) {
+        towards_l2(pixel);
+        towards_l2(pixel + kNr - 1);
+      }
+    });
     const int64_t columns = smaller(tiles * F44::kOut, o.ow - x0);
     for (int64_t c = 0; c < o.channels; c += kL) {
       const Mask mask = simd::first(o.channels - c);
@@ -262,8 +281,17 @@ void phases_output_planes(const PhasesOutput* operands) {
   const int64_t y0 = o.row * F44::kOut, rows = smaller(F44::kOut, o.oh - y0);
   for (int64_t first = 0; first < o.columns; first += kGroup) {
     const int64_t tiles = smaller(kGroup, o.columns - first), x0 = (o.column + first) * F44::kOut;
-    phases_group(p, p.v + first * kTileRun, tiles, h);
     const int64_t columns = smaller(tiles * F44::kOut, o.ow - x0);
+    // Each tile asks for some channels' rows of the group.
+    phases_group(p, p.v + first * kTileRun, tiles, h, [&](int64_t y, int64_t tile) FASTCONV_LAMBDA {
+      const float* const begin = o.dst + (o.channel * o.oh + y0 + y) * o.ow + x0;
+      const int64_t end = smaller(o.channels, (tile + kPhasesTiles) * kNr / tiles);
+      for (int64_t c = tile * kNr / tiles; c < end; ++c) {
+        const float* const row = begin + c * o.oh * o.ow;
+        for (int64_t x = 0; x < columns; x += kLine) towards_l2(row + x);
+        towards_l2(row + columns - 1);
+      }
+    });
     for (int64_t c = 0; c < o.channels; c += kL) {
       for (int64_t x = 0; x < columns; ++x) {
         F y[F44::kOut];
