@@ -82,11 +82,12 @@ def conv2d(
         residual: array of the output's shape, added before the activation.
         winograd: whether "auto" may take algorithms with fewer products and more rounding, where it expects them to be
             faster with prepared weights (a lone call transforms them each time). Winograd: 3x3 kernels with stride 1 or
-            2, no dilation, one group; an infinity or NaN in the input spreads within its tile. Strassen: 1x1 kernels
+            2, and 7x7 and 8x8 kernels with stride 2 over at most 8 channels, no dilation, one group; an infinity or
+            NaN in the input spreads within its tile. Strassen: 1x1 kernels
             without padding, with one group, even channels and even output columns (NCHW: output pixels); it spreads to
             one more pixel, the neighbour (NCHW: half a plane away, or with a stride half a row or a row).
-            "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "strassen" 0.3e-6 to 1.3e-6, "winograd_f23" and the
-            others 0.3e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the environment, forbids them to "auto", not to
+            "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "winograd_f44" 0.8e-6 to 1.5e-6, "strassen" 0.3e-6 to
+            1.3e-6, "winograd_f23" and the others 0.3e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the environment, forbids them to "auto", not to
             those who name them.
 
     Returns:

@@ -11,14 +11,13 @@
 // Threads: strips of one row of tiles are shared out.
 // Numerics: a tile's sequence of operations is the same wherever it lies. What no output reads counts as zero, so that bands of rows have
 // the same bits.
-// Measured: docs/performance.md.
-// Tried: nothing else yet.
+// Measured (Zen 5, 224x224x3 to 112x112x64, AVX-512, lone layer, of direct's time): one thread NHWC 0.57, NCHW 0.57; two 0.68, 0.57; AVX2
+// NHWC 0.49. Error 1.0e-6 (direct 0.2e-6).
+// Not built: F(3,4), 35 % more products for a third of the error.
 // Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "cpu/conv/winograd.h"
 #include "cpu/gemm/gemm.h"
 
 namespace fastconv {
