@@ -159,13 +159,14 @@ struct PhasesInput {
   int64_t tiles;
 };
 
-// Products of `out.columns` tiles side by side with one panel, and their output transform. out.m is private memory, m_tile is not used.
+// Products of `out.columns` tiles side by side with one panel, and their output transform.
 struct PhasesOutput {
   const float* v;
   int64_t v_row, v_run, values;  // values: 4 ic
   const float* u;                // [i][value][j][nr]
-  WinogradOutput out;
-  int32_t expect;  // the lines of the results are asked for during the products
+  float* sums;                   // private: [i][tile of a group][4][nr]
+  WinogradOutput out;            // where to; m is not used
+  int32_t expect;                // the lines of the results are asked for during the products
 };
 
 struct PhasesUkernel {
@@ -173,7 +174,7 @@ struct PhasesUkernel {
   int32_t isa;
   int32_t nr;
   int32_t tiles;  // tiles of a register tile
-  int32_t group;  // tiles that pass through out.m together: [i][tile][4][nr]
+  int32_t group;  // tiles that pass through `sums` together
   void (*cells)(const PhasesCells*);
   void (*input)(const PhasesInput*);
   void (*output_pixels)(const PhasesOutput*);

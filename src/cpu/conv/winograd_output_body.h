@@ -129,27 +129,6 @@ struct OutputTransform {
     }
   }
 
-  // One row of `columns` pixels of at most kL channels, from patch[column][kL]. at: first pixel, first channel.
-  static FASTCONV_INLINE void store_row(const WinogradOutput& p, const float* patch, int64_t columns, int64_t channel,
-                                        int64_t channels, int64_t at) {
-    const int64_t plane = p.oh * p.ow;
-    for (int64_t x = 0; x < columns; x += kL) {
-      F t[kL];
-      simd::transpose_block(patch + x * kL, kL, t);
-      const Mask m = simd::first(columns - x);
-#pragma GCC unroll 16
-      for (int i = 0; i < kL; ++i) {
-        if (i >= channels) break;
-        F value = t[i];
-        if (p.bias) value = simd::add(value, simd::set1(p.bias[channel + i]));
-        const int64_t pixel = at + i * plane + x;
-        if (p.residual) value = simd::add(value, simd::load(p.residual + pixel, m));
-        if (p.relu) value = simd::relu(value);
-        simd::store(p.dst + pixel, value, m);
-      }
-    }
-  }
-
   // Where kL channels of a strip of tiles go: in each plane `rows` rows of `columns` pixels, from at on. Whole rows are one.
   struct Block {
     const float* at;

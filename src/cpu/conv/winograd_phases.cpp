@@ -189,8 +189,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   in.v = v, in.v_row = s.v_row, in.v_run = s.v_run;
   PhasesOutput out{};
   out.v = v, out.v_row = s.v_row, out.v_run = s.v_run, out.values = s.values;
+  out.sums = sums;
   WinogradOutput& o = out.out;
-  o.m = sums;
   o.bias = p.bias ? args.bias : nullptr;
   o.oc = p.oc, o.oh = p.oh, o.ow = p.ow;
   o.rows = 1;

@@ -14,8 +14,7 @@
 // 5 % slower.
 #pragma once
 
-#include "cpu/conv/winograd_input_body.h"
-#include "cpu/conv/winograd_output_body.h"
+#include "cpu/conv/winograd_body.h"
 
 namespace fastconv {
 namespace {
@@ -225,7 +224,7 @@ FASTCONV_INLINE void phases_down(const float* h, int64_t x, F y[F44::kOut]) {
 void phases_output_pixels(const PhasesOutput* operands) {
   const PhasesOutput p = *operands;
   const WinogradOutput& o = p.out;
-  float* const h = const_cast<float*>(o.m);
+  float* const h = p.sums;
   const F least = simd::set1(o.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN
   const int64_t y0 = o.row * F44::kOut, rows = smaller(F44::kOut, o.oh - y0), below = o.ow * o.oc;
   for (int64_t first = 0; first < o.columns; first += kGroup) {
@@ -274,7 +273,7 @@ void phases_output_planes(const PhasesOutput* operands) {
   constexpr int kPatch = (kGroup * F44::kOut + kL) * kL;  // a patch row; transposing reads whole blocks
   const PhasesOutput p = *operands;
   const WinogradOutput& o = p.out;
-  float* const h = const_cast<float*>(o.m);
+  float* const h = p.sums;
   alignas(64) float patch[F44::kOut * kPatch];
   // What blocks hold past the columns is transposed along and never stored, but should not be an accident.
   for (int i = 0; i < F44::kOut * kPatch; i += kL) simd::store(patch + i, simd::zero());
@@ -301,8 +300,8 @@ void phases_output_planes(const PhasesOutput* operands) {
       }
       const int64_t channel = o.channel + c;
       for (int64_t i = 0; i < rows; ++i)
-        OutputTransform<F44>::store_row(o, patch + i * kPatch, columns, channel, smaller(kL, o.channels - c),
-                                        (channel * o.oh + y0 + i) * o.ow + x0);
+        store_row(o, patch + i * kPatch, columns, channel, smaller(kL, o.channels - c),
+                  (channel * o.oh + y0 + i) * o.ow + x0);
     }
   }
 }
