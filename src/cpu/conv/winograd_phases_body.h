@@ -61,14 +61,20 @@ constexpr int kGroup = 14;  // tiles that a row of u stays in the L1 for: 4 and 
 void phases_cells(const PhasesCells* operands) {
   const PhasesCells p = *operands;
   const int64_t pixels = 2 * p.ic;  // values of one image row in a cell
+  // A row that is not there is never read; it takes the other's address, since none may be made of a null pointer.
+  const float* const rows[2] = {p.row[0] ? p.row[0] : p.row[1], p.row[1] ? p.row[1] : p.row[0]};
+  if (!rows[0]) {
+    for (int64_t j = 0; j < p.count * p.cell; j += kL) simd::store(p.cells + j, simd::zero());
+    return;
+  }
   // Values begin .. end - 1 of either row are in the image.
   const auto cells = [&](int64_t x, int64_t last, int64_t begin, int64_t end) FASTCONV_LAMBDA {
     const int64_t at = (p.first + 2 * x) * p.ic, step = 2 * p.ic;
-    const float *above = p.row[0] ? p.row[0] + at : nullptr, *below = p.row[1] ? p.row[1] + at : nullptr;
+    const float *above = rows[0] + at, *below = rows[1] + at;
     float* cell = p.cells + x * p.cell;
     if (2 * pixels <= kL) {
-      const Mask low = simd::range(begin, above ? end : begin);
-      const Mask high = simd::range(pixels + begin, pixels + (below ? end : begin));
+      const Mask low = simd::range(begin, p.row[0] ? end : begin);
+      const Mask high = simd::range(pixels + begin, pixels + (p.row[1] ? end : begin));
       for (; x < last; ++x, cell += p.cell, above += step, below += step) {
         simd::store(cell, simd::select(high, simd::load(below - pixels, high), simd::load(above, low)));
         for (int64_t j = kL; j < p.cell; j += kL) simd::store(cell + j, simd::zero());
