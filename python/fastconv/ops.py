@@ -86,9 +86,9 @@ def conv2d(
             NaN in the input spreads within its tile. Strassen: 1x1 kernels
             without padding, with one group, even channels and even output columns (NCHW: output pixels); it spreads to
             one more pixel, the neighbour (NCHW: half a plane away, or with a stride half a row or a row).
-            "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "winograd_f44" 0.8e-6 to 1.5e-6, "strassen" 0.3e-6 to
-            1.3e-6, "winograd_f23" and the others 0.3e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the environment, forbids them to "auto", not to
-            those who name them.
+            "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "winograd_f44" 0.8e-6 to 1.5e-6, "strassen" 0.3e-6
+            to 1.3e-6, "winograd_f23" and the others 0.3e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the environment,
+            forbids them to "auto", not to those who name them.
 
     Returns:
         float32 array (n, o, oh, ow) or (n, oh, ow, o), ``oh = floor((h + pads - dilation*(kh-1) - 1) / stride) + 1``.

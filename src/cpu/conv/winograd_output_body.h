@@ -143,7 +143,6 @@ struct OutputTransform {
   }
   // Asks for the lines of some of its planes.
   static FASTCONV_INLINE void ask(const WinogradOutput& p, const Block& b, int64_t begin, int64_t end) {
-    constexpr int64_t kLine = 64 / sizeof(float);
     for (int64_t i = begin; i < smaller(end, b.planes); ++i) {
       for (int64_t y = 0; y < b.rows; ++y) {
         const float* at = b.at + (i * p.oh + y) * p.ow;
