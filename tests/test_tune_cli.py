@@ -23,6 +23,7 @@ TINY = ["--problem", "tiny ic8 ih9 oc8 kh3 ph1", "--threads", "1", "--batch", "1
 QUICK = [*TINY, "--max-time", "1.5"]
 #: A layer on which im2col is far slower than direct: 7x7 taps of three channels.
 STEM = ["--problem", "stem ic3 ih64 oc32 kh7 sh2 ph3", "--layouts", "nhwc", "--threads", "1", "--batch", "1,2"]
+FASTEST = "conv_winograd_f44_phases"  # of what can do the stem, twice as fast as the next one
 
 
 def tune(*words: str) -> int:
@@ -65,12 +66,12 @@ def test_what_is_found_is_stored_and_taken(tuned: TuneFile, capsys: pytest.Captu
     data = json.loads(printed.out)
     assert "1 of 1 layers take another driver" in printed.err, printed.err
     (layer,) = data["layers"]
-    assert (layer["untuned"], layer["tuned"], layer["changed"]) == ("conv_im2col", "conv_direct", True)
-    (way,) = layer["ways"]
+    assert (layer["untuned"], layer["tuned"], layer["changed"]) == ("conv_im2col", FASTEST, True)
+    (way,) = [way for way in layer["ways"] if way["kernel"] == FASTEST]
     assert [(s["threads"], s["batch"]) for s in way["settings"]] == [(1, 1), (1, 2)]
     assert way["ratio"] < 0.97 and way["interval"][0] <= way["ratio"] <= way["interval"][1]
     old, new = tuned.stored()
-    assert old["problem"].startswith("ic1 ") and new["kernel"] == "conv_direct" and new["untuned"] == "conv_im2col"
+    assert old["problem"].startswith("ic1 ") and new["kernel"] == FASTEST and new["untuned"] == "conv_im2col"
     assert new["settings"] == [{"threads": 1, "batch": 1}, {"threads": 1, "batch": 2}]
     plan = fc.explain("conv2d", (5, 64, 64, 3), (32, 7, 7, 3), stride=2, padding=3, layout="NHWC")
     assert plan["tuned"], "this process goes by it at once"
@@ -80,7 +81,7 @@ def test_what_is_found_is_stored_and_taken(tuned: TuneFile, capsys: pytest.Captu
         'print(p["tuned"], p["kernel"])\n'
     )
     done = run_python(code, env={"FASTCONV_TUNE_FILE": str(tuned.path)})
-    assert done.stdout.split() == ["True", "conv_direct"], done.stderr
+    assert done.stdout.split() == ["True", FASTEST], done.stderr
 
 
 @pytest.mark.usefixtures("im2col_by_default")
@@ -111,7 +112,7 @@ def test_an_old_choice_is_not_in_force_while_measuring(tuned: TuneFile, capsys: 
         assert tune(*STEM, "--max-time", "5") == 0
     assert seen and not any(seen)
     (new,) = tuned.stored()
-    assert (new["problem"], new["kernel"]) == (problem, "conv_direct")
+    assert (new["problem"], new["kernel"]) == (problem, FASTEST)
     capsys.readouterr()
 
 
