@@ -21,6 +21,7 @@ struct Machine {
   int64_t l2_bytes = 512 << 10;
   int64_t l3_bytes = 8 << 20;      // the one L3 that a core can fill, with its neighbours
   int64_t stream_bytes = 4 << 20;  // an output of more will have left the caches before it is read: it may go past them
+  bool adds_beside = false;        // as many vectors are added in a cycle, beside products, as are multiplied
 };
 
 Machine current_machine();  // defined in cpu/

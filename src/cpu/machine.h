@@ -11,6 +11,7 @@ struct MachineInfo {
   Isa isa_found = Isa::scalar;  // best level with leaves here that processor and system support
   std::string cpu;              // the processor's own name
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;
+  bool adds_beside = false;  // Machine::adds_beside, by the processor's family
   int cpus_affinity = 1;   // processors in the affinity mask
   double cpu_quota = 0.0;  // processors' worth of time that the container grants; 0: no limit
 };

@@ -246,6 +246,58 @@ struct StrassenUkernel {
   void (*weights_left)(const float* const w[4], float* a, int64_t a_product, int64_t count);
 };
 
+// --- Winograd's inner product -----------------------------------------------------------------------------------------
+// c = a b with a multiplication for two products:  a1 b1 + a2 b2 = (a1 + b2) (a2 + b1) - a1 a2 - b1 b2. What is subtracted is a sum a row of a and
+// one a column of b. Where a core adds beside its multipliers (Machine::adds_beside), two products of three are made so and the third as usual:
+// as many multiplications as additions, two for three.
+// The reduction is walked in steps of three, runs 0, 1 and 2: a1 b1 and a2 b2 are those of runs 0 and 1. Channels in blocks of 48, run r of block g
+// its channels 16 r .. 16 r + 15; what is left past whole blocks has steps of a third, rounded up, each run its part of them (FipOrder).
+// Rows of a and columns of b are scaled by powers of two to a root mean square of about 1; else the sums would lose what is small beside what is
+// large. a2 and b2 are negated in odd steps, so that what is subtracted grows like a random sum, not like a sum of squares.
+enum { kFipRun = 16, kFipRuns = 3, kFipHead = 32 };
+// a: register tiles of mr rows: [16] what is added to a row's sums before, [16] its scale; then in blocks of 16 steps [row][run][16], or where
+// rows are the last index [step][run][mr]. Fewer rows lie like mr.
+// b: panels: [nr] what is added to a column's sums, [nr] its scale, [step][run][nr], zero-padded columns.
+struct FipPixels {  // some rows of a tile in blocks: rows row .. row + rows - 1
+  const float* src;
+  int64_t src_row, row, rows, k;
+  float* a;
+};
+struct FipPlanes {  // a tile whose rows are the last index, or a panel: values next to each other, `rows` of them, in planes
+  const float* src;
+  int64_t src_plane, rows, k;
+  float* out;
+};
+
+// One panel: dst[row][column] = act(scales (sums) + bias + residual).
+struct FipPanel {
+  const float *a, *b;
+  int64_t a_tile, steps;
+  float* c;
+  int64_t c_row, c_col;   // one of them is 1: c_col by `rows` and `planes`, c_row by `turned`
+  const float* residual;  // strides of c; or null
+  const float* bias;      // a value a column, of `planes` a row; or null
+  int64_t rows;           // cut into register tiles of nearly equal height
+  int64_t first, last;    // of these, the ones that are wanted
+  int64_t n;              // columns in use, 1..nr
+  const GemmFetch* fetch;  // one entry a wanted tile, as far as they go; what lies half a step on is asked for as well
+  int64_t fetches;
+  int32_t relu;
+  int32_t expect;  // each register tile asks for its part of c and of the residual before its products
+};
+
+struct FipUkernel {
+  const char* name;
+  int32_t isa;
+  int32_t mr, nr;
+  void (*input_pixels)(const FipPixels*);  // a in blocks, of pixels [k]
+  void (*input_planes)(const FipPlanes*);  // a with rows last, of planes
+  void (*columns)(const FipPlanes*);       // a panel of b, of planes
+  void (*rows)(const FipPanel*);           // a in blocks
+  void (*turned)(const FipPanel*);         // a with rows last, c with rows last
+  void (*planes)(const FipPanel*);         // a with rows last, a bias a row
+};
+
 // --- depthwise convolution ----------------------------------------------------------------------------------------
 // One part: for output channels channel .. channel + channels - 1 and output rows row .. row + rows - 1 of one image,
 //     dst[c, y, x] = act(bias[c] + sum_{r,s} src[c / multiplier, y*sh - pt + r*dh, x*sw - pl + s*dw] * w[c, r, s]

@@ -70,6 +70,12 @@ inline F fma(F a, F b, F c) {
 inline F nfma(F a, F b, F c) {
   return _mm256_fnmadd_ps(a, b, c);
 }  // c - a * b
+inline F add_each(F a, const float* p) {
+  return add(a, set1(*p));
+}  // a + *p
+inline F fma_each(F a, const float* p, F c) {
+  return fma(a, set1(*p), c);
+}  // a * *p + c
 // Keeps NaN: MAXPS returns its second operand when either is NaN.
 inline F relu(F x) {
   return _mm256_max_ps(_mm256_setzero_ps(), x);

@@ -80,6 +80,12 @@ inline F fma(F a, F b, F c) {
 inline F nfma(F a, F b, F c) {
   return each([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
 }  // c - a * b
+inline F add_each(F a, const float* p) {
+  return add(a, set1(*p));
+}  // a + *p
+inline F fma_each(F a, const float* p, F c) {
+  return fma(a, set1(*p), c);
+}  // a * *p + c
 inline F relu(F x) {  // keeps NaN
   return each([&](int i) { return x.v[i] < 0.0f ? 0.0f : x.v[i]; });
 }

@@ -1,0 +1,375 @@
+// The leaves of Winograd's inner product (1968), written once over simd/: operands brought into order, and the register tile.
+// Formula, order and forms of the operands: FipUkernel (ukernel.h).
+//
+// A step takes three values of k of each row and column: (a1 + b2) (a2 + b1), and a3 b3. For MR x NV vectors that are 2 MR NV multiplications and as
+// many additions, for the 3 MR NV of a plain product. a's values are operands in memory; in registers are the sums, six vectors of b and two that are
+// being made.
+// The sums begin with what rows and columns subtract, and end with two powers of two, which round nothing.
+#pragma once
+
+#include "cpu/simd/runs.h"
+#include "cpu/ukernel.h"
+
+namespace fastconv {
+namespace {
+
+using F = simd::F;
+using Mask = simd::Mask;
+
+template <int kMr, int kNv>
+struct Fip {
+  static constexpr int kL = simd::kLanes, kNr = kNv * kL;
+  static constexpr int64_t kBlock = int64_t{kFipRun} * kFipRuns;  // values of k of a whole block, 48
+  static_assert(kMr <= kFipRun && (kFipRun % kL == 0), "a row's head has 16 places");
+
+  // --- operands
+
+  // The power of two next to a root mean square, and its inverse, of values at + j * step whose mean square is `square`.
+  // No values but zeros: 0 and 0, so that products with them are nothing.
+  static inline __attribute__((always_inline)) void scale_of(float square, const float* at, int64_t step, int64_t k,
+                                                             float& scale, float& inverse) {
+    if (square > 0x1p-100f && square < 0x1p100f) {
+      uint32_t bits;
+      const float twice = square + square;
+      __builtin_memcpy(&bits, &twice, 4);
+      // 2 square = 2^(e - 127) * [1, 2), a root of it 2^((e - 127) / 2): rounded down, half a power below the root mean square at most.
+      const uint32_t e = ((bits >> 23) + 127) >> 1;  // biased exponent of the scale: floor((e - 127) / 2) + 127
+      power(e, scale), power(254 - e, inverse);
+    } else {
+      far_scale(at, step, k, scale, inverse);
+    }
+  }
+  static inline void power(uint32_t biased, float& out) {
+    const uint32_t bits = biased << 23;
+    __builtin_memcpy(&out, &bits, 4);
+  }
+  // Squares that leave the range of a float, NaN, infinities and zeros.
+  static __attribute__((noinline)) void far_scale(const float* at, int64_t step, int64_t k, float& scale, float& inverse) {
+    uint32_t most = 0;
+    for (int64_t j = 0; j < k; ++j) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, at + j * step, 4);
+      bits &= 0x7fffffffu;
+      if (bits > most) most = bits;
+    }
+    if (most == 0) {
+      scale = inverse = 0.0f;
+      return;
+    }
+    // Half of the largest. An infinity, or not a number: 1, as it is.
+    const uint32_t e = most >> 23, half = e == 255 ? 127 : e < 2 ? 1 : e - 1;
+    power(half, scale), power(254 - half, inverse);
+  }
+
+  // What the part of a run in a block past the whole ones has: steps, and values of run r.
+  static inline int64_t rest_of(int64_t rest, int64_t steps, int r) {
+    const int64_t left = rest - r * steps;
+    return left < 0 ? 0 : smaller(left, steps);
+  }
+
+  static void input_pixels(const FipPixels* part) {
+    const FipPixels p = *part;
+    const int64_t blocks = p.k / kBlock, rest = p.k % kBlock, steps = (rest + 2) / 3, whole = p.k / (4 * kL) * (4 * kL);
+    Mask mask[kFipRuns][kFipRun / kL];
+    for (int r = 0; r < kFipRuns; ++r)
+      for (int j = 0; j < kFipRun / kL; ++j) {
+        const int64_t left = rest_of(rest, steps, r) - j * kL;
+        mask[r][j] = simd::first(left > 0 ? left : 0);
+      }
+    const F signs = alternating();
+    for (int64_t i = p.row; i < p.row + p.rows; ++i) {
+      const float* src = p.src + (i - p.row) * p.src_row;
+      F square[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
+      int64_t k = 0;
+      for (; k < whole; k += 4 * kL)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          const F x = simd::load(src + k + j * kL);
+          square[j] = simd::fma(x, x, square[j]);
+        }
+      for (; k < p.k; k += kL) {
+        const F x = simd::load(src + k, simd::first(p.k - k));
+        square[0] = simd::fma(x, x, square[0]);
+      }
+      const float total =
+          simd::sum(simd::add(simd::add(square[0], square[1]), simd::add(square[2], square[3])));
+      float scale, inverse;
+      scale_of(total / static_cast<float>(p.k), src, 1, p.k, scale, inverse);
+      const F plain = simd::set1(inverse), turned = simd::mul(plain, signs);
+      F taken[kFipRun / kL];
+#pragma GCC unroll 4
+      for (int j = 0; j < kFipRun / kL; ++j) taken[j] = simd::zero();
+      float* a = p.a + kFipHead + i * kBlock;
+      const float* at = src;
+      for (int64_t b = 0; b < blocks; ++b, a += kMr * kBlock, at += kBlock)
+#pragma GCC unroll 4
+        for (int j = 0; j < kFipRun / kL; ++j) {
+          const F x = simd::mul(simd::load(at + j * kL), plain), y = simd::mul(simd::load(at + kFipRun + j * kL), turned);
+          const F z = simd::mul(simd::load(at + 2 * kFipRun + j * kL), plain);
+          simd::store(a + j * kL, x), simd::store(a + kFipRun + j * kL, y), simd::store(a + 2 * kFipRun + j * kL, z);
+          taken[j] = simd::nfma(x, y, taken[j]);
+        }
+      if (rest)
+#pragma GCC unroll 4
+        for (int j = 0; j < kFipRun / kL; ++j) {
+          const F x = simd::mul(simd::load(at + j * kL, mask[0][j]), plain);
+          const F y = simd::mul(simd::load(at + steps + j * kL, mask[1][j]), turned);
+          const F z = simd::mul(simd::load(at + 2 * steps + j * kL, mask[2][j]), plain);
+          simd::store(a + j * kL, x), simd::store(a + kFipRun + j * kL, y), simd::store(a + 2 * kFipRun + j * kL, z);
+          taken[j] = simd::nfma(x, y, taken[j]);
+        }
+#pragma GCC unroll 4
+      for (int j = 1; j < kFipRun / kL; ++j) taken[0] = simd::add(taken[0], taken[j]);
+      p.a[i] = simd::sum(taken[0]);
+      p.a[kFipRun + i] = scale;
+    }
+  }
+
+  static inline F alternating() {
+    alignas(64) static constexpr float kSigns[16] = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
+    return simd::load(kSigns);
+  }
+
+  // V vectors of neighbours in planes to [step][run][kWidth]; what they subtract and their scales to `head` and `scales`.
+  template <int V, int kWidth>
+  static inline __attribute__((always_inline)) void order_planes(const FipPlanes& p, float* head, float* scales,
+                                                                 float* out) {
+    Mask mask[V];
+    F square[V], inverse[V], taken[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int64_t left = p.rows - v * kL;
+      mask[v] = simd::first(left > 0 ? left : 0), square[v] = taken[v] = simd::zero();
+    }
+    const float* at = p.src;
+    for (int64_t k = 0; k < p.k; ++k, at += p.src_plane)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const F x = simd::load(at + v * kL, mask[v]);
+        square[v] = simd::fma(x, x, square[v]);
+      }
+    alignas(64) float squares[V * kL], inverses[V * kL] = {};
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) simd::store(squares + v * kL, square[v]);
+    const float each = 1.0f / static_cast<float>(p.k);
+    for (int64_t i = 0; i < p.rows; ++i)
+      scale_of(squares[i] * each, p.src + i, p.src_plane, p.k, scales[i], inverses[i]);
+    for (int64_t i = p.rows; i < V * kL && i < kWidth; ++i) scales[i] = 0.0f;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) inverse[v] = simd::load(inverses + v * kL);
+    const auto put = [&](float* to, int v, F x) __attribute__((always_inline)) {
+      if constexpr (V * kL == kWidth) {
+        simd::store(to + v * kL, x);
+      } else {
+        simd::store(to + v * kL, x, mask[v]);
+      }
+    };
+    int64_t left = p.k;
+    for (const float* first = p.src; left > 0; left -= kBlock, first += kBlock * p.src_plane) {
+      const int64_t here = smaller(left, kBlock), steps = (here + 2) / 3, run = steps * p.src_plane;
+      const int64_t seconds = rest_of(here, steps, 1), thirds = rest_of(here, steps, 2);
+      const float* from = first;
+      for (int64_t s = 0; s < steps; ++s, from += p.src_plane, out += kFipRuns * kWidth)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const F x = simd::mul(simd::load(from + v * kL, mask[v]), inverse[v]);
+          F y = s < seconds ? simd::mul(simd::load(from + run + v * kL, mask[v]), inverse[v]) : simd::zero();
+          if (s % 2) y = simd::sub(simd::zero(), y);
+          const F z = s < thirds ? simd::mul(simd::load(from + 2 * run + v * kL, mask[v]), inverse[v]) : simd::zero();
+          put(out, v, x), put(out + kWidth, v, y), put(out + 2 * kWidth, v, z);
+          taken[v] = simd::nfma(x, y, taken[v]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) put(head, v, taken[v]);
+  }
+  static void input_planes(const FipPlanes* p) {
+    order_planes<(kMr + kL - 1) / kL, kMr>(*p, p->out, p->out + kFipRun, p->out + kFipHead);
+  }
+  // b: run 1 of the rows meets run 0 of the columns, so that its signs are those of run 1 here.
+  static void columns(const FipPlanes* p) {
+    if (p->rows <= kL) return order_planes<1, kNr>(*p, p->out, p->out + kNr, p->out + 2 * kNr);
+    order_planes<kNv, kNr>(*p, p->out, p->out + kNr, p->out + 2 * kNr);
+  }
+
+  // --- the register tile
+
+  enum Kind { kRows, kTurned, kPlanes };
+
+  // `steps` steps; rows lie kRow apart, runs kApart, steps kStep.
+  template <int MR, int V, int64_t kRow, int64_t kApart, int64_t kStep>
+  static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float*& a, const float*& b,
+                                                             int64_t steps, const float*& fetch, int64_t fetch_step) {
+    const int64_t second = fetch_step / 2;
+    for (int64_t s = steps; s > 0; --s) {
+      __builtin_prefetch(fetch, 0, 2);
+      __builtin_prefetch(fetch + second, 0, 2);
+      fetch += fetch_step;
+      F b1[V], b2[V], b3[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        b1[v] = simd::load(b + v * kL), b2[v] = simd::load(b + kNr + v * kL), b3[v] = simd::load(b + 2 * kNr + v * kL);
+        simd::keep(b1[v]), simd::keep(b2[v]), simd::keep(b3[v]);
+      }
+      b += kFipRuns * kNr;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const float* row = a + i * kRow;
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const F x = simd::add_each(b2[v], row), y = simd::add_each(b1[v], row + kApart);
+          acc[i][v] = simd::fma_each(b3[v], row + 2 * kApart, acc[i][v]);
+          acc[i][v] = simd::fma(x, y, acc[i][v]);
+        }
+      }
+      a += kStep;
+    }
+  }
+
+  template <Kind kKind, int MR, int V>
+  static void tile(const FipPanel& p, const float* a, int64_t row, const float* fetch, int64_t fetch_step) {
+    const float* b = p.b;
+    if (kKind != kTurned && p.expect) {
+      ask_for_rows<MR>(p.c + row * p.c_row, p.c_row);
+      if (p.residual && p.residual != p.c) ask_for_rows<MR>(p.residual + row * p.c_row, p.c_row);
+    }
+    F acc[MR][V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const F column = simd::load(b + v * kL);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) acc[i][v] = simd::add_each(column, a + i);
+    }
+    const float* const row_scales = a + kFipRun;
+    a += kFipHead, b += 2 * kNr;
+    if constexpr (kKind == kRows) {
+      int64_t steps = p.steps;
+      for (; steps >= kFipRun; steps -= kFipRun) {
+        multiply<MR, V, kBlock, kFipRun, 1>(acc, a, b, kFipRun, fetch, fetch_step);
+        a += kMr * kBlock - kFipRun;
+      }
+      if (steps) multiply<MR, V, kBlock, kFipRun, 1>(acc, a, b, steps, fetch, fetch_step);
+    } else {
+      multiply<MR, V, 1, kMr, kFipRuns * kMr>(acc, a, b, p.steps, fetch, fetch_step);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const F column = simd::load(p.b + kNr + v * kL);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) acc[i][v] = simd::mul(simd::mul(acc[i][v], simd::set1(row_scales[i])), column);
+    }
+    if constexpr (kKind == kTurned) {
+      alignas(64) float sums[kL * kNr];
+#pragma GCC unroll 16
+      for (int i = 0; i < kL; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) simd::store(sums + i * kNr + v * kL, i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
+      finish_turned(p, row, MR, sums);
+    } else if (p.n < V * kL) {
+      finish_rows<kKind, MR, V, true>(p, row, acc);
+    } else {
+      finish_rows<kKind, MR, V, false>(p, row, acc);
+    }
+  }
+
+  template <int MR>
+  static inline __attribute__((always_inline)) void ask_for_rows(const float* row, int64_t distance) {
+    for (int i = 0; i < MR; ++i, row += distance)
+      for (int v = 0; v < kNv; ++v) __builtin_prefetch(row + v * kL, 0, 2);
+  }
+
+  template <Kind kKind, int MR, int V, bool kMasked>
+  static inline __attribute__((always_inline)) void finish_rows(const FipPanel& p, int64_t row,
+                                                                const F (&acc)[MR][V]) {
+    const F least = simd::set1(p.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
+    const int64_t c_row = p.c_row;
+    float* const c = p.c + row * c_row;
+    const float* const r = p.residual ? p.residual + row * c_row : nullptr;
+    const float* const biases = p.bias;
+    Mask mask[V];
+    F bias[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int64_t left = p.n - v * kL;
+      mask[v] = simd::first(left > 0 ? left : 0);
+      bias[v] = !biases || kKind == kPlanes ? simd::zero() : simd::load(biases + v * kL, mask[v]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        if (kKind == kPlanes) bias[v] = biases ? simd::set1(biases[row + i]) : simd::zero();
+        F y = simd::add(acc[i][v], bias[v]);
+        if (r) y = simd::add(y, kMasked ? simd::load(r + i * c_row + v * kL, mask[v]) : simd::load(r + i * c_row + v * kL));
+        y = simd::max(least, y);
+        if (kMasked) {
+          simd::store(c + i * c_row + v * kL, y, mask[v]);
+        } else {
+          simd::store(c + i * c_row + v * kL, y);
+        }
+      }
+    }
+  }
+
+  // sums: kL rows of pixels, those past `rows` zero, to rows of pixels a channel.
+  static __attribute__((noinline)) void finish_turned(const FipPanel& p, int64_t row, int rows, const float* sums) {
+    const Mask m = simd::first(rows);
+    const F least = simd::set1(p.relu ? 0.0f : -__builtin_inff());
+    const float *bias = p.bias, *r = p.residual ? p.residual + row : nullptr;
+    float* c = p.c + row;
+    const int64_t n = p.n, column = p.c_col;
+    for (int64_t j = 0; j < n; j += kL) {
+      F turned[kL];
+      simd::transpose_block(sums + j, kNr, turned);
+#pragma GCC unroll 16
+      for (int t = 0; t < kL; ++t, c += column) {
+        if (j + t >= n) break;
+        F y = simd::add(turned[t], bias ? simd::set1(bias[j + t]) : simd::zero());
+        if (r) y = simd::add(y, simd::load(r, m)), r += column;
+        simd::store(c, simd::max(least, y), m);
+      }
+    }
+  }
+
+  using TileFn = void (*)(const FipPanel&, const float*, int64_t, const float*, int64_t);
+  template <int... I>
+  struct Table {
+    static constexpr TileFn rows[2][kMr] = {{&tile<kRows, I + 1, 1>...}, {&tile<kRows, I + 1, kNv>...}};
+    static constexpr TileFn turned[2][kMr] = {{&tile<kTurned, I + 1, 1>...}, {&tile<kTurned, I + 1, kNv>...}};
+    static constexpr TileFn planes[2][kMr] = {{&tile<kPlanes, I + 1, 1>...}, {&tile<kPlanes, I + 1, kNv>...}};
+  };
+  template <int N, int... I>
+  struct Count : Count<N - 1, N - 1, I...> {};
+  template <int... I>
+  struct Count<0, I...> {
+    using type = Table<I...>;
+  };
+  using Tiles = typename Count<kMr>::type;
+
+  static inline void walk(const FipPanel& p, const TileFn* fn) {
+    const int64_t tiles = (p.rows + kMr - 1) / kMr, base = p.rows / tiles, extra = p.rows % tiles;
+    const int64_t last = smaller(p.last, tiles);
+    for (int64_t t = p.first; t < last; ++t) {
+      const int64_t row = t * base + smaller(t, extra), done = t - p.first;
+      const bool fetch = done < p.fetches;
+      fn[base + (t < extra ? 1 : 0) - 1](p, p.a + t * p.a_tile, row, fetch ? p.fetch[done].at : p.b,
+                                         fetch ? p.fetch[done].step : 0);
+    }
+  }
+  static void rows(const FipPanel* p) {
+    walk(*p, Tiles::rows[p->n > kL]);
+  }
+  static void turned(const FipPanel* p) {
+    walk(*p, Tiles::turned[p->n > kL]);
+  }
+  static void planes(const FipPanel* p) {
+    walk(*p, Tiles::planes[p->n > kL]);
+  }
+
+  static constexpr FipUkernel leaf(const char* name) {
+    return {name, FASTCONV_SIMD_ISA, kMr, kNr, &input_pixels, &input_planes, &columns, &rows, &turned, &planes};
+  }
+};
+
+}  // namespace
+}  // namespace fastconv
