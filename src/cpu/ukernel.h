@@ -255,29 +255,34 @@ struct StrassenUkernel {
 // Rows of a and columns of b are scaled by powers of two to a root mean square of about 1; else the sums would lose what is small beside what is
 // large. a2 and b2 are negated in odd steps, so that what is subtracted grows like a random sum, not like a sum of squares.
 enum { kFipRun = 16, kFipRuns = 3, kFipHead = 32 };
-// a: register tiles of mr rows: [16] what is added to a row's sums before, [16] its scale; then in blocks of 16 steps [row][run][16], or where
-// rows are the last index [step][run][mr]. Fewer rows lie like mr.
+// a: rows a_row apart, each in its blocks [run][16], and what is added to their sums before and their scales apart; or register tiles of mr
+// rows, a_tile apart: [16] what is added before, [16] scales, [step][run][mr].
 // b: panels: [nr] what is added to a column's sums, [nr] its scale, [step][run][nr], zero-padded columns.
-struct FipPixels {  // some rows of a tile in blocks: rows row .. row + rows - 1
+struct FipPixels {  // rows of a, of k values each; in place where a == src and a_row == src_row
   const float* src;
-  int64_t src_row, row, rows, k;
+  int64_t src_row, rows, k;
   float* a;
+  int64_t a_row;
+  float *heads, *scales;
 };
-struct FipPlanes {  // a tile whose rows are the last index, or a panel: values next to each other, `rows` of them, in planes
+struct FipPlanes {  // a register tile, or a panel: `rows` values next to each other, in planes
   const float* src;
   int64_t src_plane, rows, k;
   float* out;
 };
 
-// One panel: dst[row][column] = act(scales (sums) + bias + residual).
+// One panel: c[row][column] = act(scales (sums) + bias + residual).
 struct FipPanel {
   const float *a, *b;
-  int64_t a_tile, steps;
+  int64_t a_row;                 // rows, sums
+  const float *heads, *scales;   // of the rows, likewise
+  int64_t a_tile;                // turned, planes
+  int64_t steps;
   float* c;
-  int64_t c_row, c_col;   // one of them is 1: c_col by `rows` and `planes`, c_row by `turned`
+  int64_t c_row, c_col;   // one of them is 1: c_row by `turned`, else c_col
   const float* residual;  // strides of c; or null
   const float* bias;      // a value a column, of `planes` a row; or null
-  int64_t rows;           // cut into register tiles of nearly equal height
+  int64_t count;          // of rows, cut into register tiles of nearly equal height
   int64_t first, last;    // of these, the ones that are wanted
   int64_t n;              // columns in use, 1..nr
   const GemmFetch* fetch;  // one entry a wanted tile, as far as they go; what lies half a step on is asked for as well
@@ -290,12 +295,13 @@ struct FipUkernel {
   const char* name;
   int32_t isa;
   int32_t mr, nr;
-  void (*input_pixels)(const FipPixels*);  // a in blocks, of pixels [k]
-  void (*input_planes)(const FipPlanes*);  // a with rows last, of planes
-  void (*columns)(const FipPlanes*);       // a panel of b, of planes
-  void (*rows)(const FipPanel*);           // a in blocks
-  void (*turned)(const FipPanel*);         // a with rows last, c with rows last
-  void (*planes)(const FipPanel*);         // a with rows last, a bias a row
+  void (*order_rows)(const FipPixels*);   // rows of a, of pixels [k]
+  void (*order_tile)(const FipPlanes*);   // a register tile of a, of planes
+  void (*order_panel)(const FipPlanes*);  // a panel of b, of planes
+  void (*rows)(const FipPanel*);          // c in rows of columns
+  void (*turned)(const FipPanel*);        // register tiles, c with rows last
+  void (*planes)(const FipPanel*);        // register tiles, a bias a row
+  void (*sums)(const FipPanel*);          // scales (sums) and nothing else, all nr columns, whatever n
 };
 
 // --- depthwise convolution ----------------------------------------------------------------------------------------

@@ -5,13 +5,55 @@
 #include "cpu/conv/fip.h"
 
 namespace fastconv {
+
+void order_fip_weights(float* values, int64_t depth, int64_t width, float* heads, float* scales) {
+  const FipOrder order(depth);
+  double sums[kMaxNr] = {};
+  float inverse[kMaxNr];
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t j = 0; j < width; ++j) {
+      const double x = values[k * width + j];
+      sums[j] += x * x;
+    }
+  for (int64_t j = 0; j < width; ++j) {
+    // The power of two next to the root mean square; 0 for nothing but zeros, 1 where there is none.
+    scales[j] = inverse[j] = sums[j] == 0 ? 0.0f : 1.0f;
+    if (sums[j] > 0 && std::isfinite(sums[j])) {
+      const double power = std::round(0.5 * std::log2(sums[j] / static_cast<double>(depth)));
+      const int bounded = static_cast<int>(std::clamp(power, -126.0, 126.0));
+      scales[j] = std::ldexp(1.0f, bounded), inverse[j] = std::ldexp(1.0f, -bounded);
+    }
+    sums[j] = 0;
+  }
+  alignas(64) float block[FipOrder::kBlock * kMaxNr];
+  for (int64_t k0 = 0; k0 < depth; k0 += FipOrder::kBlock) {
+    const int64_t count = std::min<int64_t>(FipOrder::kBlock, depth - k0), steps = div_up(count, kFipRuns);
+    std::memcpy(block, values + k0 * width, count * width * sizeof(float));
+    std::fill(block + count * width, block + kFipRuns * steps * width, 0.0f);
+    float* out = values + k0 * width;
+    for (int64_t s = 0; s < steps; ++s, out += kFipRuns * width) {
+      const float sign = s % 2 ? -1.0f : 1.0f;
+      for (int64_t j = 0; j < width; ++j) {
+        out[j] = block[s * width + j] * inverse[j];
+        out[width + j] = block[(steps + s) * width + j] * (sign * inverse[j]);
+        out[2 * width + j] = block[(2 * steps + s) * width + j] * inverse[j];
+        sums[j] -= static_cast<double>(out[j]) * static_cast<double>(out[width + j]);
+      }
+    }
+  }
+  for (int64_t j = 0; j < width; ++j) heads[j] = static_cast<float>(sums[j]);
+}
+
 namespace {
 
 constexpr int64_t kMaxScratchBytes = 64 << 20;
 
+// Scratch of a register tile, in values: rows with their heads and scales, or a tile of planes.
+int64_t row_of(const Problem& p) {
+  return odd_lines(fip_row(p.ic));
+}
 int64_t tile_of(const Problem& p, int64_t mr) {
-  const int64_t steps = FipOrder(p.ic).steps;
-  return p.layout == Layout::nhwc ? fip_blocks(steps, mr) : fip_tile(steps, mr);
+  return p.layout == Layout::nhwc ? (row_of(p) + 2) * mr : fip_tile(FipOrder(p.ic).steps, mr);
 }
 
 // NCHW with a stride: planes of a block's pixels are gathered first.
@@ -54,43 +96,51 @@ void configure(Plan& plan, const Machine& machine) {
   plan.scratch_bytes = tiles * bytes;
 }
 
-// Packed: [panel], as FipUkernel's b.
+// Packed: panels as FipUkernel wants them.
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   const int64_t size = fip_panel(b.seg_k, b.nr), nr = b.nr;
   const Range mine = share(b.panels, worker.tid, worker.nthr);
   for (int64_t u = mine.begin; u < mine.end; ++u) {
-    float* out = static_cast<float*>(packed) + u * size;
-    std::fill(out, out + size, 0.0f);
-    pack_fip_weights(
-        p, wei, u * nr, std::min(nr, p.oc - u * nr), out + 2 * nr,
-        // Columns' run 0 meets the rows' run 1: the formula's b1 and b2.
-        [&](int64_t step, int64_t run) { return (step * kFipRuns + run) * nr; }, out, out + nr);
+    float *out = static_cast<float*>(packed) + u * size, *values = out + 2 * nr;
+    const int64_t first = u * nr, count = std::min(nr, p.oc - first);
+    if (count < nr) std::fill(values, values + p.ic * nr, 0.0f);
+    if (p.weight_layout == WeightLayout::hwio) {
+      for (int64_t k = 0; k < p.ic; ++k) std::copy_n(wei + k * p.oc + first, count, values + k * nr);
+    } else {
+      move.transpose(wei + first * p.ic, p.ic, values, nr, count, p.ic);
+    }
+    order_fip_weights(values, p.ic, nr, out, out + nr);
   }
 }
 
-// Pixels at..at+count of the batch (NHWC), or of an image (NCHW, `src` its first plane), in register tiles of nearly equal height.
-void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count, float* a, float* gathered) {
+// Rows and what belongs to them, of a block of pixels.
+struct Rows {
+  float *a, *heads, *scales;
+  int64_t row;
+};
+
+// Pixels at..at+count of the batch, NHWC.
+void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count, const Rows& rows) {
+  const Problem& p = plan.problem;
+  FipPixels t{};
+  t.src_row = p.sw * p.ic, t.k = p.ic, t.a_row = rows.row;
+  for (int64_t done = 0; done < count; done += t.rows) {
+    const int64_t row = (at + done) / p.ow, x = (at + done) % p.ow, image = row / p.oh, y = row % p.oh;
+    t.rows = plan.blocking.flat ? count : std::min(count - done, p.ow - x);
+    t.src = src + ((image * p.ih + y * p.sh) * p.iw + x * p.sw) * p.ic;
+    t.a = rows.a + done * rows.row, t.heads = rows.heads + done, t.scales = rows.scales + done;
+    fip_of(plan).order_rows(&t);
+  }
+}
+
+// Pixels at..at+count of an image, NCHW, in register tiles of nearly equal height.
+void order_planes(const Plan& plan, const float* src, int64_t at, int64_t count, float* a, float* gathered) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const FipUkernel& leaf = fip_of(plan);
   const int64_t tile = tile_of(p, b.mr), tiles = div_up(count, b.mr), base = count / tiles, extra = count % tiles;
-  if (p.layout == Layout::nhwc) {
-    FipPixels t{};
-    t.src_row = p.sw * p.ic, t.k = p.ic;
-    for (int64_t i = 0, pixel = at; i < tiles; ++i) {
-      const int64_t height = base + (i < extra ? 1 : 0);
-      t.a = a + i * tile;
-      for (t.row = 0; t.row < height; t.row += t.rows, pixel += t.rows) {
-        const int64_t row = pixel / p.ow, x = pixel % p.ow, image = row / p.oh, y = row % p.oh;
-        t.rows = b.flat ? height : std::min(height - t.row, p.ow - x);
-        t.src = src + ((image * p.ih + y * p.sh) * p.iw + x * p.sw) * p.ic;
-        leaf.input_pixels(&t);
-      }
-    }
-    return;
-  }
   FipPlanes t{};
   t.k = p.ic;
   const float* from = src + at;
@@ -107,7 +157,7 @@ void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count,
   for (int64_t i = 0; i < tiles; ++i, from += t.rows) {
     t.rows = base + (i < extra ? 1 : 0);
     t.src = from, t.out = a + i * tile;
-    leaf.input_planes(&t);
+    fip_of(plan).order_tile(&t);
   }
 }
 
@@ -129,19 +179,21 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     return nhwc ? count : std::min(count, plane - at % plane);
   };
   FipPanel t{};
+  const Rows rows{a, a + b.mc * row_of(p), a + b.mc * (row_of(p) + 1), row_of(p)};
   t.a = a, t.a_tile = tile_of(p, b.mr), t.steps = b.seg_k;
+  t.a_row = rows.row, t.heads = rows.heads, t.scales = rows.scales;
   t.c_row = nhwc ? p.oc : 1, t.c_col = nhwc ? 1 : plane;
   t.first = 0;
   t.relu = p.activation == Activation::relu;
   t.expect = b.expect && !b.ahead;
   FetchList fetch(b.seg_k), ahead(b.seg_k);
-  for (int64_t at = begin; at < end; at += t.rows) {
+  for (int64_t at = begin; at < end; at += t.count) {
     const int64_t count = count_at(at), image = at / plane, pixel = at % plane;
-    t.rows = count;
+    t.count = count;
     if (nhwc) {
-      order_pixels(plan, args.src, at, count, a, nullptr);
+      order_pixels(plan, args.src, at, count, rows);
     } else {
-      order_pixels(plan, args.src + image * p.ic * p.ih * p.iw, pixel, count, a, gathered);
+      order_planes(plan, args.src + image * p.ic * p.ih * p.iw, pixel, count, a, gathered);
     }
     const int64_t tiles = div_up(count, b.mr), next = at + count, after = next < end ? count_at(next) : 0;
     t.last = tiles;

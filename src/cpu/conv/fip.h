@@ -21,47 +21,18 @@ struct FipOrder {
   const int64_t whole, rest, steps;
 };
 
-// A panel of columns, and a register tile of rows in blocks or with the rows last, in values.
+// A panel of columns, a row of a, and a register tile of rows, in values.
 inline int64_t fip_panel(int64_t steps, int64_t nr) {
   return (2 + kFipRuns * steps) * nr;
 }
-inline int64_t fip_blocks(int64_t steps, int64_t mr) {
-  return odd_lines(kFipHead + round_up(steps, kFipRun) * kFipRuns * mr);
+inline int64_t fip_row(int64_t depth) {
+  return round_up(depth, FipOrder::kBlock);
 }
 inline int64_t fip_tile(int64_t steps, int64_t mr) {
   return odd_lines(kFipHead + steps * kFipRuns * mr);
 }
 
-// `count` output channels from `first` on, scaled and in order: value k of channel j at out[at(step, run) + j], run 1 of odd steps negated; what is added
-// to their sums before and their scales at head[j] and scales[j].
-template <class At>
-void pack_fip_weights(const Problem& p, const float* wei, int64_t first, int64_t count, float* out, const At& at,
-                      float* head, float* scales) {
-  const FipOrder order(p.ic);
-  const int64_t channel = p.weight_layout == WeightLayout::hwio ? 1 : p.ic;
-  const int64_t value = p.weight_layout == WeightLayout::hwio ? p.oc : 1;
-  for (int64_t j = 0; j < count; ++j) {
-    const float* w = wei + (first + j) * channel;
-    double square = 0;
-    bool finite = true;
-    for (int64_t k = 0; k < p.ic; ++k) square += static_cast<double>(w[k * value]) * w[k * value];
-    finite = std::isfinite(square);
-    // The power of two next to the root mean square.
-    const int power = finite && square > 0
-                          ? std::clamp(static_cast<int>(std::lround(0.5 * std::log2(square / static_cast<double>(p.ic)))), -126, 126)
-                          : 0;
-    const float inverse = finite && square == 0 ? 0.0f : std::ldexp(1.0f, -power);
-    scales[j] = finite && square == 0 ? 0.0f : std::ldexp(1.0f, power);
-    for (int64_t k = 0; k < p.ic; ++k) {
-      const int64_t step = order.step(k), run = order.run(k);
-      const float x = w[k * value] * inverse;
-      out[at(step, run) + j] = run == 1 && step % kFipRun % 2 ? -x : x;
-    }
-    double taken = 0;
-    for (int64_t s = 0; s < order.steps; ++s)
-      taken += static_cast<double>(out[at(s, 0) + j]) * static_cast<double>(out[at(s, 1) + j]);
-    head[j] = static_cast<float>(-taken);
-  }
-}
+// Weights [depth][width], in place to [step][run][width] of `width` rows or columns; what is added to their sums before, and their scales.
+void order_fip_weights(float* values, int64_t depth, int64_t width, float* heads, float* scales);
 
 }  // namespace fastconv

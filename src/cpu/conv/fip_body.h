@@ -67,18 +67,12 @@ struct Fip {
     return left < 0 ? 0 : smaller(left, steps);
   }
 
-  static void input_pixels(const FipPixels* part) {
+  static void order_rows(const FipPixels* part) {
     const FipPixels p = *part;
     const int64_t blocks = p.k / kBlock, rest = p.k % kBlock, steps = (rest + 2) / 3, whole = p.k / (4 * kL) * (4 * kL);
-    Mask mask[kFipRuns][kFipRun / kL];
-    for (int r = 0; r < kFipRuns; ++r)
-      for (int j = 0; j < kFipRun / kL; ++j) {
-        const int64_t left = rest_of(rest, steps, r) - j * kL;
-        mask[r][j] = simd::first(left > 0 ? left : 0);
-      }
     const F signs = alternating();
-    for (int64_t i = p.row; i < p.row + p.rows; ++i) {
-      const float* src = p.src + (i - p.row) * p.src_row;
+    for (int64_t i = 0; i < p.rows; ++i) {
+      const float* src = p.src + i * p.src_row;
       F square[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
       int64_t k = 0;
       for (; k < whole; k += 4 * kL)
@@ -91,38 +85,43 @@ struct Fip {
         const F x = simd::load(src + k, simd::first(p.k - k));
         square[0] = simd::fma(x, x, square[0]);
       }
-      const float total =
-          simd::sum(simd::add(simd::add(square[0], square[1]), simd::add(square[2], square[3])));
-      float scale, inverse;
-      scale_of(total / static_cast<float>(p.k), src, 1, p.k, scale, inverse);
+      const float total = simd::sum(simd::add(simd::add(square[0], square[1]), simd::add(square[2], square[3])));
+      float inverse;
+      scale_of(total / static_cast<float>(p.k), src, 1, p.k, p.scales[i], inverse);
       const F plain = simd::set1(inverse), turned = simd::mul(plain, signs);
-      F taken[kFipRun / kL];
-#pragma GCC unroll 4
-      for (int j = 0; j < kFipRun / kL; ++j) taken[j] = simd::zero();
-      float* a = p.a + kFipHead + i * kBlock;
-      const float* at = src;
-      for (int64_t b = 0; b < blocks; ++b, a += kMr * kBlock, at += kBlock)
-#pragma GCC unroll 4
-        for (int j = 0; j < kFipRun / kL; ++j) {
-          const F x = simd::mul(simd::load(at + j * kL), plain), y = simd::mul(simd::load(at + kFipRun + j * kL), turned);
-          const F z = simd::mul(simd::load(at + 2 * kFipRun + j * kL), plain);
-          simd::store(a + j * kL, x), simd::store(a + kFipRun + j * kL, y), simd::store(a + 2 * kFipRun + j * kL, z);
-          taken[j] = simd::nfma(x, y, taken[j]);
-        }
+      F taken = simd::zero();
+      float* a = p.a + i * p.a_row;
+      for (int64_t b = 0; b < blocks; ++b, a += kBlock, src += kBlock)
+        taken = order_block(
+            a, [&](int r, int j) __attribute__((always_inline)) { return simd::load(src + r * kFipRun + j); }, plain,
+            turned, taken);
       if (rest)
-#pragma GCC unroll 4
-        for (int j = 0; j < kFipRun / kL; ++j) {
-          const F x = simd::mul(simd::load(at + j * kL, mask[0][j]), plain);
-          const F y = simd::mul(simd::load(at + steps + j * kL, mask[1][j]), turned);
-          const F z = simd::mul(simd::load(at + 2 * steps + j * kL, mask[2][j]), plain);
-          simd::store(a + j * kL, x), simd::store(a + kFipRun + j * kL, y), simd::store(a + 2 * kFipRun + j * kL, z);
-          taken[j] = simd::nfma(x, y, taken[j]);
-        }
-#pragma GCC unroll 4
-      for (int j = 1; j < kFipRun / kL; ++j) taken[0] = simd::add(taken[0], taken[j]);
-      p.a[i] = simd::sum(taken[0]);
-      p.a[kFipRun + i] = scale;
+        taken = order_block(
+            a,
+            [&](int r, int j) __attribute__((always_inline)) {
+              const int64_t left = rest_of(rest, steps, r) - j;
+              return simd::load(src + r * steps + j, simd::first(left > 0 ? left : 0));
+            },
+            plain, turned, taken);
+      p.heads[i] = simd::sum(taken);
     }
+  }
+  // All is read before anything is written: it may be the same place.
+  template <class Load>
+  static inline __attribute__((always_inline)) F order_block(float* a, const Load& load, F plain, F turned, F taken) {
+    constexpr int kVectors = kFipRun / kL;
+    F x[kFipRuns][kVectors];
+#pragma GCC unroll 3
+    for (int r = 0; r < kFipRuns; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) x[r][j] = simd::mul(load(r, j * kL), r == 1 ? turned : plain);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) taken = simd::nfma(x[0][j], x[1][j], taken);
+#pragma GCC unroll 3
+    for (int r = 0; r < kFipRuns; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) simd::store(a + r * kFipRun + j * kL, x[r][j]);
+    return taken;
   }
 
   static inline F alternating() {
@@ -183,23 +182,25 @@ struct Fip {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) put(head, v, taken[v]);
   }
-  static void input_planes(const FipPlanes* p) {
+  static void order_tile(const FipPlanes* p) {
     order_planes<(kMr + kL - 1) / kL, kMr>(*p, p->out, p->out + kFipRun, p->out + kFipHead);
   }
-  // b: run 1 of the rows meets run 0 of the columns, so that its signs are those of run 1 here.
-  static void columns(const FipPlanes* p) {
+  static void order_panel(const FipPlanes* p) {
     if (p->rows <= kL) return order_planes<1, kNr>(*p, p->out, p->out + kNr, p->out + 2 * kNr);
     order_planes<kNv, kNr>(*p, p->out, p->out + kNr, p->out + 2 * kNr);
   }
 
   // --- the register tile
 
-  enum Kind { kRows, kTurned, kPlanes };
+  // Rows of a apart, or register tiles whose rows are the last index; what becomes of the sums.
+  enum Kind { kRows, kTurned, kPlanes, kSums };
 
-  // `steps` steps; rows lie kRow apart, runs kApart, steps kStep.
-  template <int MR, int V, int64_t kRow, int64_t kApart, int64_t kStep>
-  static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float*& a, const float*& b,
-                                                             int64_t steps, const float*& fetch, int64_t fetch_step) {
+  // `steps` steps. Of row i value (step, run) lies at a + i row + run kApart + step kStep. The address of a row that is not the next value is made of
+  // the row's before: the compiler would otherwise keep one for each run of each row, on the stack.
+  template <int MR, int V, int64_t kApart, int64_t kStep, class Row>
+  static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float*& a, Row row,
+                                                             const float*& b, int64_t steps, const float*& fetch,
+                                                             int64_t fetch_step) {
     const int64_t second = fetch_step / 2;
     for (int64_t s = steps; s > 0; --s) {
       __builtin_prefetch(fetch, 0, 2);
@@ -212,13 +213,13 @@ struct Fip {
         simd::keep(b1[v]), simd::keep(b2[v]), simd::keep(b3[v]);
       }
       b += kFipRuns * kNr;
+      const float* at = a;
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const float* row = a + i * kRow;
+      for (int i = 0; i < MR; ++i, at = row(at)) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          const F x = simd::add_each(b2[v], row), y = simd::add_each(b1[v], row + kApart);
-          acc[i][v] = simd::fma_each(b3[v], row + 2 * kApart, acc[i][v]);
+          const F x = simd::add_each(b2[v], at), y = simd::add_each(b1[v], at + kApart);
+          acc[i][v] = simd::fma_each(b3[v], at + 2 * kApart, acc[i][v]);
           acc[i][v] = simd::fma(x, y, acc[i][v]);
         }
       }
@@ -228,37 +229,49 @@ struct Fip {
 
   template <Kind kKind, int MR, int V>
   static void tile(const FipPanel& p, const float* a, int64_t row, const float* fetch, int64_t fetch_step) {
+    constexpr bool kApart = kKind == kRows || kKind == kSums;
     const float* b = p.b;
-    if (kKind != kTurned && p.expect) {
+    if ((kKind == kRows || kKind == kPlanes) && p.expect) {
       ask_for_rows<MR>(p.c + row * p.c_row, p.c_row);
       if (p.residual && p.residual != p.c) ask_for_rows<MR>(p.residual + row * p.c_row, p.c_row);
     }
+    const float* const heads = kApart ? p.heads + row : a;
+    const float* const scales = kApart ? p.scales + row : a + kFipRun;
     F acc[MR][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const F column = simd::load(b + v * kL);
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) acc[i][v] = simd::add_each(column, a + i);
+      for (int i = 0; i < MR; ++i) acc[i][v] = simd::add_each(column, heads + i);
     }
-    const float* const row_scales = a + kFipRun;
-    a += kFipHead, b += 2 * kNr;
-    if constexpr (kKind == kRows) {
+    b += 2 * kNr;
+    if constexpr (kApart) {
+      const int64_t a_row = p.a_row;
+      const auto next = [a_row](const float* at) __attribute__((always_inline)) { return opaque(at + a_row); };
+      a += row * a_row;
       int64_t steps = p.steps;
-      for (; steps >= kFipRun; steps -= kFipRun) {
-        multiply<MR, V, kBlock, kFipRun, 1>(acc, a, b, kFipRun, fetch, fetch_step);
-        a += kMr * kBlock - kFipRun;
-      }
-      if (steps) multiply<MR, V, kBlock, kFipRun, 1>(acc, a, b, steps, fetch, fetch_step);
+      for (; steps >= kFipRun; steps -= kFipRun, a += kBlock - kFipRun)
+        multiply<MR, V, kFipRun, 1>(acc, a, next, b, kFipRun, fetch, fetch_step);
+      if (steps) multiply<MR, V, kFipRun, 1>(acc, a, next, b, steps, fetch, fetch_step);
     } else {
-      multiply<MR, V, 1, kMr, kFipRuns * kMr>(acc, a, b, p.steps, fetch, fetch_step);
+      const auto next = [](const float* at) __attribute__((always_inline)) { return at + 1; };
+      a += kFipHead;
+      multiply<MR, V, kMr, kFipRuns * kMr>(acc, a, next, b, p.steps, fetch, fetch_step);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const F column = simd::load(p.b + kNr + v * kL);
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) acc[i][v] = simd::mul(simd::mul(acc[i][v], simd::set1(row_scales[i])), column);
+      for (int i = 0; i < MR; ++i) acc[i][v] = simd::mul(simd::mul(acc[i][v], simd::set1(scales[i])), column);
     }
-    if constexpr (kKind == kTurned) {
+    if constexpr (kKind == kSums) {
+      float* const c = p.c + row * p.c_row;
+      const int64_t c_row = p.c_row;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) simd::store(c + i * c_row + v * kL, acc[i][v]);
+    } else if constexpr (kKind == kTurned) {
       alignas(64) float sums[kL * kNr];
 #pragma GCC unroll 16
       for (int i = 0; i < kL; ++i)
@@ -336,6 +349,7 @@ struct Fip {
   struct Table {
     static constexpr TileFn rows[2][kMr] = {{&tile<kRows, I + 1, 1>...}, {&tile<kRows, I + 1, kNv>...}};
     static constexpr TileFn turned[2][kMr] = {{&tile<kTurned, I + 1, 1>...}, {&tile<kTurned, I + 1, kNv>...}};
+    static constexpr TileFn sums[kMr] = {&tile<kSums, I + 1, kNv>...};
     static constexpr TileFn planes[2][kMr] = {{&tile<kPlanes, I + 1, 1>...}, {&tile<kPlanes, I + 1, kNv>...}};
   };
   template <int N, int... I>
@@ -346,28 +360,24 @@ struct Fip {
   };
   using Tiles = typename Count<kMr>::type;
 
-  static inline void walk(const FipPanel& p, const TileFn* fn) {
-    const int64_t tiles = (p.rows + kMr - 1) / kMr, base = p.rows / tiles, extra = p.rows % tiles;
+  // a_tile: from register tile to register tile; 0: rows apart.
+  static inline void walk(const FipPanel& p, int64_t a_tile, const TileFn* fn) {
+    const int64_t tiles = (p.count + kMr - 1) / kMr, base = p.count / tiles, extra = p.count % tiles;
     const int64_t last = smaller(p.last, tiles);
     for (int64_t t = p.first; t < last; ++t) {
       const int64_t row = t * base + smaller(t, extra), done = t - p.first;
       const bool fetch = done < p.fetches;
-      fn[base + (t < extra ? 1 : 0) - 1](p, p.a + t * p.a_tile, row, fetch ? p.fetch[done].at : p.b,
+      fn[base + (t < extra ? 1 : 0) - 1](p, p.a + t * a_tile, row, fetch ? p.fetch[done].at : p.b,
                                          fetch ? p.fetch[done].step : 0);
     }
   }
-  static void rows(const FipPanel* p) {
-    walk(*p, Tiles::rows[p->n > kL]);
-  }
-  static void turned(const FipPanel* p) {
-    walk(*p, Tiles::turned[p->n > kL]);
-  }
-  static void planes(const FipPanel* p) {
-    walk(*p, Tiles::planes[p->n > kL]);
-  }
+  static void rows(const FipPanel* p) { walk(*p, 0, Tiles::rows[p->n > kL]); }
+  static void turned(const FipPanel* p) { walk(*p, p->a_tile, Tiles::turned[p->n > kL]); }
+  static void planes(const FipPanel* p) { walk(*p, p->a_tile, Tiles::planes[p->n > kL]); }
+  static void sums(const FipPanel* p) { walk(*p, 0, Tiles::sums); }
 
   static constexpr FipUkernel leaf(const char* name) {
-    return {name, FASTCONV_SIMD_ISA, kMr, kNr, &input_pixels, &input_planes, &columns, &rows, &turned, &planes};
+    return {name, FASTCONV_SIMD_ISA, kMr, kNr, &order_rows, &order_tile, &order_panel, &rows, &turned, &planes, &sums};
   }
 };
 
