@@ -258,12 +258,15 @@ enum { kFipRun = 16, kFipRuns = 3, kFipHead = 32 };
 // a: rows a_row apart, each in its blocks [run][16], and what is added to their sums before and their scales apart; or register tiles of mr
 // rows, a_tile apart: [16] what is added before, [16] scales, [step][run][mr].
 // b: panels: [nr] what is added to a column's sums, [nr] its scale, [step][run][nr], zero-padded columns.
-struct FipPixels {  // rows of a, of k values each; in place where a == src and a_row == src_row
+struct FipPixels {  // rows of a, of k values each; in place where a == src and the rows lie alike
   const float* src;
   int64_t src_row, rows, k;
   float* a;
   int64_t a_row;
-  float *heads, *scales;
+  const int64_t* places;  // or null: row i lies places[i] behind src and a, whatever src_row and a_row
+  float *heads, *scales;  // row i's head_step i further on
+  int64_t head_step;
+  int32_t together;  // all rows have one scale, to which a root mean square over all of them is a half; written once
 };
 struct FipPlanes {  // a register tile, or a panel: `rows` values next to each other, in planes
   const float* src;

@@ -126,7 +126,7 @@ struct Rows {
 void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count, const Rows& rows) {
   const Problem& p = plan.problem;
   FipPixels t{};
-  t.src_row = p.sw * p.ic, t.k = p.ic, t.a_row = rows.row;
+  t.src_row = p.sw * p.ic, t.k = p.ic, t.a_row = rows.row, t.head_step = 1;
   for (int64_t done = 0; done < count; done += t.rows) {
     const int64_t row = (at + done) / p.ow, x = (at + done) % p.ow, image = row / p.oh, y = row % p.oh;
     t.rows = plan.blocking.flat ? count : std::min(count - done, p.ow - x);

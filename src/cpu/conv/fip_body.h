@@ -24,27 +24,31 @@ struct Fip {
 
   // --- operands
 
-  // The power of two next to a root mean square, and its inverse, of values at + j * step whose mean square is `square`.
-  // No values but zeros: 0 and 0, so that products with them are nothing.
-  static inline __attribute__((always_inline)) void scale_of(float square, const float* at, int64_t step, int64_t k,
-                                                             float& scale, float& inverse) {
-    if (square > 0x1p-100f && square < 0x1p100f) {
-      uint32_t bits;
-      const float twice = square + square;
-      __builtin_memcpy(&bits, &twice, 4);
-      // 2 square = 2^(e - 127) * [1, 2), a root of it 2^((e - 127) / 2): rounded down, half a power below the root mean square at most.
-      const uint32_t e = ((bits >> 23) + 127) >> 1;  // biased exponent of the scale: floor((e - 127) / 2) + 127
-      power(e, scale), power(254 - e, inverse);
-    } else {
-      far_scale(at, step, k, scale, inverse);
-    }
+  // The power of two next to a root mean square, and its inverse, from the mean square. False: it has left the range of a float, or there is none.
+  static inline __attribute__((always_inline)) bool scale_of(float square, float& scale, float& inverse) {
+    uint32_t bits;
+    const float twice = square + square;
+    __builtin_memcpy(&bits, &twice, 4);
+    // 2 square = 2^(e - 127) [1, 2); rounded down, half of the exponent is at most half a power from the root mean square.
+    const uint32_t e = ((bits >> 23) + 127) >> 1;
+    power(e, scale), power(254 - e, inverse);
+    return square > 0x1p-100f && square < 0x1p100f;
   }
   static inline void power(uint32_t biased, float& out) {
     const uint32_t bits = biased << 23;
     __builtin_memcpy(&out, &bits, 4);
   }
-  // Squares that leave the range of a float, NaN, infinities and zeros.
-  static __attribute__((noinline)) void far_scale(const float* at, int64_t step, int64_t k, float& scale, float& inverse) {
+  // Then: half of the largest. Nothing but zeros: 0 and 0, so that products with them are nothing. An infinity, or not a number: 1, as it is.
+  static __attribute__((noinline)) void far_scale(uint32_t most, float& scale, float& inverse) {
+    if (most == 0) {
+      scale = inverse = 0.0f;
+      return;
+    }
+    const uint32_t e = most >> 23, half = e == 255 ? 127 : e < 2 ? 1 : e - 1;
+    power(half, scale), power(254 - half, inverse);
+  }
+  // The largest of some values without their signs, as bits.
+  static __attribute__((noinline)) uint32_t largest(const float* at, int64_t step, int64_t k) {
     uint32_t most = 0;
     for (int64_t j = 0; j < k; ++j) {
       uint32_t bits;
@@ -52,13 +56,7 @@ struct Fip {
       bits &= 0x7fffffffu;
       if (bits > most) most = bits;
     }
-    if (most == 0) {
-      scale = inverse = 0.0f;
-      return;
-    }
-    // Half of the largest. An infinity, or not a number: 1, as it is.
-    const uint32_t e = most >> 23, half = e == 255 ? 127 : e < 2 ? 1 : e - 1;
-    power(half, scale), power(254 - half, inverse);
+    return most;
   }
 
   // What the part of a run in a block past the whole ones has: steps, and values of run r.
@@ -67,44 +65,107 @@ struct Fip {
     return left < 0 ? 0 : smaller(left, steps);
   }
 
-  static void order_rows(const FipPixels* part) {
-    const FipPixels p = *part;
-    const int64_t blocks = p.k / kBlock, rest = p.k % kBlock, steps = (rest + 2) / 3, whole = p.k / (4 * kL) * (4 * kL);
-    const F signs = alternating();
-    for (int64_t i = 0; i < p.rows; ++i) {
-      const float* src = p.src + i * p.src_row;
-      F square[4] = {simd::zero(), simd::zero(), simd::zero(), simd::zero()};
-      int64_t k = 0;
-      for (; k < whole; k += 4 * kL)
+  // The squares of a row, added up lane by lane.
+  static inline __attribute__((always_inline)) F squares(const float* src, int64_t k) {
+    constexpr int kAtOnce = 4;
+    F square[kAtOnce];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-          const F x = simd::load(src + k + j * kL);
-          square[j] = simd::fma(x, x, square[j]);
-        }
-      for (; k < p.k; k += kL) {
-        const F x = simd::load(src + k, simd::first(p.k - k));
-        square[0] = simd::fma(x, x, square[0]);
+    for (int j = 0; j < kAtOnce; ++j) square[j] = simd::zero();
+    int64_t i = 0;
+    for (; i + kAtOnce * kL <= k; i += kAtOnce * kL)
+#pragma GCC unroll 4
+      for (int j = 0; j < kAtOnce; ++j) {
+        const F x = simd::load(src + i + j * kL);
+        square[j] = simd::fma(x, x, square[j]);
       }
-      const float total = simd::sum(simd::add(simd::add(square[0], square[1]), simd::add(square[2], square[3])));
-      float inverse;
-      scale_of(total / static_cast<float>(p.k), src, 1, p.k, p.scales[i], inverse);
-      const F plain = simd::set1(inverse), turned = simd::mul(plain, signs);
-      F taken = simd::zero();
-      float* a = p.a + i * p.a_row;
-      for (int64_t b = 0; b < blocks; ++b, a += kBlock, src += kBlock)
-        taken = order_block(
-            a, [&](int r, int j) __attribute__((always_inline)) { return simd::load(src + r * kFipRun + j); }, plain,
-            turned, taken);
-      if (rest)
-        taken = order_block(
-            a,
-            [&](int r, int j) __attribute__((always_inline)) {
-              const int64_t left = rest_of(rest, steps, r) - j;
-              return simd::load(src + r * steps + j, simd::first(left > 0 ? left : 0));
-            },
-            plain, turned, taken);
-      p.heads[i] = simd::sum(taken);
+    for (; i < k; i += kL) {
+      const F x = simd::load(src + i, simd::first(k - i));
+      square[0] = simd::fma(x, x, square[0]);
     }
+    return simd::add(simd::add(square[0], square[1]), simd::add(square[2], square[3]));
+  }
+
+  struct Order {
+    const FipPixels p;
+    const int64_t blocks, rest, steps;
+    Mask mask[kFipRuns][kFipRun / kL];  // of the last block
+    explicit inline Order(const FipPixels& part)
+        : p(part), blocks(p.k / kBlock), rest(p.k % kBlock), steps((rest + 2) / 3) {
+      for (int r = 0; r < kFipRuns; ++r)
+        for (int j = 0; j < kFipRun / kL; ++j) {
+          const int64_t left = rest_of(rest, steps, r) - j * kL;
+          mask[r][j] = simd::first(left > 0 ? left : 0);
+        }
+    }
+    const float* src(int64_t i) const { return p.src + (p.places ? p.places[i] : i * p.src_row); }
+    float* a(int64_t i) const { return p.a + (p.places ? p.places[i] : i * p.a_row); }
+  };
+
+  // Rows i .. i + R - 1; `inverse` of all of them, or of each.
+  template <int R>
+  static inline __attribute__((always_inline)) void order_some(const Order& o, int64_t i, float inverse) {
+    const FipPixels& p = o.p;
+    F plain[R], taken[R];
+    float sums[4];
+    if (p.together) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) plain[r] = simd::set1(inverse);
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) taken[r] = squares(o.src(i + r), p.k);
+      simd::sums4(taken[0], taken[R > 1 ? 1 : 0], taken[R > 2 ? 2 : 0], taken[R > 3 ? 3 : 0], sums);
+      const float each = 1.0f / static_cast<float>(p.k);
+      for (int r = 0; r < R; ++r) {
+        float own, of_own;
+        if (!scale_of(sums[r] * each, own, of_own)) far_scale(largest(o.src(i + r), 1, p.k), own, of_own);
+        p.scales[(i + r) * p.head_step] = own;
+        plain[r] = simd::set1(of_own);
+      }
+    }
+    const F signs = alternating();
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const float* src = o.src(i + r);
+      float* a = o.a(i + r);
+      const F turned = simd::mul(plain[r], signs);
+      taken[r] = simd::zero();
+      for (int64_t b = 0; b < o.blocks; ++b, a += kBlock, src += kBlock)
+        taken[r] = order_block(
+            a, [&](int run, int j) __attribute__((always_inline)) { return simd::load(src + run * kFipRun + j * kL); },
+            plain[r], turned, taken[r]);
+      if (o.rest)
+        taken[r] = order_block(
+            a,
+            [&](int run, int j) __attribute__((always_inline)) {
+              return simd::load(src + run * o.steps + j * kL, o.mask[run][j]);
+            },
+            plain[r], turned, taken[r]);
+    }
+    simd::sums4(taken[0], taken[R > 1 ? 1 : 0], taken[R > 2 ? 2 : 0], taken[R > 3 ? 3 : 0], sums);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) p.heads[(i + r) * p.head_step] = sums[r];
+  }
+
+  static void order_rows(const FipPixels* part) {
+    const Order o(*part);
+    const FipPixels& p = o.p;
+    float inverse = 0.0f;
+    if (p.together) {
+      F all = simd::zero();
+      for (int64_t i = 0; i < p.rows; ++i) all = simd::add(all, squares(o.src(i), p.k));
+      const float square = simd::sum(all) / static_cast<float>(p.rows * p.k);
+      if (!scale_of(4 * square, p.scales[0], inverse)) {
+        uint32_t most = 0;
+        for (int64_t i = 0; i < p.rows; ++i) {
+          const uint32_t of_row = largest(o.src(i), 1, p.k);
+          if (of_row > most) most = of_row;
+        }
+        far_scale(most, p.scales[0], inverse);
+      }
+    }
+    int64_t i = 0;
+    for (; i + 4 <= p.rows; i += 4) order_some<4>(o, i, inverse);
+    for (; i < p.rows; ++i) order_some<1>(o, i, inverse);
   }
   // All is read before anything is written: it may be the same place.
   template <class Load>
@@ -114,7 +175,7 @@ struct Fip {
 #pragma GCC unroll 3
     for (int r = 0; r < kFipRuns; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) x[r][j] = simd::mul(load(r, j * kL), r == 1 ? turned : plain);
+      for (int j = 0; j < kVectors; ++j) x[r][j] = simd::mul(load(r, j), r == 1 ? turned : plain);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) taken = simd::nfma(x[0][j], x[1][j], taken);
 #pragma GCC unroll 3
@@ -152,7 +213,8 @@ struct Fip {
     for (int v = 0; v < V; ++v) simd::store(squares + v * kL, square[v]);
     const float each = 1.0f / static_cast<float>(p.k);
     for (int64_t i = 0; i < p.rows; ++i)
-      scale_of(squares[i] * each, p.src + i, p.src_plane, p.k, scales[i], inverses[i]);
+      if (!scale_of(squares[i] * each, scales[i], inverses[i]))
+        far_scale(largest(p.src + i, p.src_plane, p.k), scales[i], inverses[i]);
     for (int64_t i = p.rows; i < V * kL && i < kWidth; ++i) scales[i] = 0.0f;
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) inverse[v] = simd::load(inverses + v * kL);
@@ -197,15 +259,15 @@ struct Fip {
 
   // `steps` steps. Of row i value (step, run) lies at a + i row + run kApart + step kStep. The address of a row that is not the next value is made of
   // the row's before: the compiler would otherwise keep one for each run of each row, on the stack.
-  template <int MR, int V, int64_t kApart, int64_t kStep, class Row>
+  // Of each step of `fetch` kLines places are asked for, evenly apart.
+  template <int MR, int V, int kLines, int64_t kApart, int64_t kStep, class Row>
   static inline __attribute__((always_inline)) void multiply(F (&acc)[MR][V], const float*& a, Row row,
                                                              const float*& b, int64_t steps, const float*& fetch,
                                                              int64_t fetch_step) {
-    const int64_t second = fetch_step / 2;
+    const int64_t part = fetch_step / kLines;
     for (int64_t s = steps; s > 0; --s) {
-      __builtin_prefetch(fetch, 0, 2);
-      __builtin_prefetch(fetch + second, 0, 2);
-      fetch += fetch_step;
+#pragma GCC unroll 6
+      for (int i = 0; i < kLines; ++i, fetch += part) __builtin_prefetch(fetch, 0, 2);
       F b1[V], b2[V], b3[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
@@ -230,6 +292,7 @@ struct Fip {
   template <Kind kKind, int MR, int V>
   static void tile(const FipPanel& p, const float* a, int64_t row, const float* fetch, int64_t fetch_step) {
     constexpr bool kApart = kKind == kRows || kKind == kSums;
+    constexpr int kLines = kKind == kSums ? 6 : 2;
     const float* b = p.b;
     if ((kKind == kRows || kKind == kPlanes) && p.expect) {
       ask_for_rows<MR>(p.c + row * p.c_row, p.c_row);
@@ -251,12 +314,12 @@ struct Fip {
       a += row * a_row;
       int64_t steps = p.steps;
       for (; steps >= kFipRun; steps -= kFipRun, a += kBlock - kFipRun)
-        multiply<MR, V, kFipRun, 1>(acc, a, next, b, kFipRun, fetch, fetch_step);
-      if (steps) multiply<MR, V, kFipRun, 1>(acc, a, next, b, steps, fetch, fetch_step);
+        multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, kFipRun, fetch, fetch_step);
+      if (steps) multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, steps, fetch, fetch_step);
     } else {
       const auto next = [](const float* at) __attribute__((always_inline)) { return at + 1; };
       a += kFipHead;
-      multiply<MR, V, kMr, kFipRuns * kMr>(acc, a, next, b, p.steps, fetch, fetch_step);
+      multiply<MR, V, kLines, kMr, kFipRuns * kMr>(acc, a, next, b, p.steps, fetch, fetch_step);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {

@@ -30,6 +30,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/conv/fip.h"
 #include "cpu/conv/winograd.h"
 #include "cpu/conv/winograd_tile.h"
 #include "cpu/gemm/gemm.h"
@@ -49,15 +50,17 @@ struct Winograd : WinogradTile<O, S> {
   using Tile::kBlocks, Tile::kOut, Tile::kPositions, Tile::kSums;
   static constexpr typename Tile::Table kTable = Tile::make();
 
-  Winograd(const Problem& p, int64_t nr)
-      : rows(div_up(p.oh, kOut)),
+  Winograd(const Problem& p, int64_t nr, bool fip)
+      : steps(FipOrder(p.ic).steps),
+        rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
         whole_rows(Tile::whole(p.oh)),
         whole_columns(Tile::whole(p.ow)),
-        v_position(position_stride(p.ic)),
+        v_position(position_stride(fip ? fip_row(p.ic) : p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
-        block(p.ic * nr) {}
+        block(fip ? fip_panel(steps, nr) : p.ic * nr) {}
+  Winograd(const Plan& plan) : Winograd(plan.problem, plan.blocking.nr, plan.blocking.fip) {}
   static const WinogradUkernel::Transforms& leaf(Isa isa) {
     const WinogradUkernel& k = *find_ukernel<WinogradUkernel>(isa);
     if constexpr (S == 1) {
@@ -76,6 +79,7 @@ struct Winograd : WinogradTile<O, S> {
     return round_up(ic, 128) == round_up(ic, 16) ? odd_lines(ic) : round_up(ic, 16);
   }
 
+  int64_t steps;  // of a product by the inner product
   int64_t rows, columns;
   int64_t whole_rows, whole_columns;
   int64_t v_position, v_tile, m_tile;
@@ -105,32 +109,40 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   if (find_ukernel<WinogradUkernel>(plan.isa)->nr != b.nr)
     throw std::logic_error("Winograd's transforms and products differ in the channels of a panel");
-  const W w(p, b.nr);
+  if (W::kStride == 1 && machine.adds_beside && machine.isa >= Isa::avx512) {
+    const FipUkernel& k = *find_ukernel<FipUkernel>(plan.isa);
+    b.fip = true, b.mr = k.mr;
+    plan.ukernel_name = k.name;
+  }
+  const W w(plan);
   plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
+  if (b.fip) plan.pack_tag += " fip";
   if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
   b.mc = tiles_of_a_group(w.used(W::values(p.oh, p.ow), W::kPositions, w.v_tile),
                           w.used(W::sums(p.oh, p.ow), W::kSums, w.m_tile), b.mr, machine.l2_bytes);
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
-  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile);
+  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (b.fip ? 2 * W::kPositions : 0));
 }
 
 template <class W>
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const W w(p, b.nr);
+  const W w(plan);
   const auto transform = W::leaf(plan.isa).weights;
   const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
   constexpr int64_t kTaps = 9, kChunk = 16;  // input channels at a time
   const int64_t nr = b.nr, chunks = div_up(p.ic, kChunk);
   const bool taps_inner = p.weight_layout == WeightLayout::oihw;
   int64_t at[W::kBlocks];
-  for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block;
+  for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block + (b.fip ? 2 * nr : 0);
   alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
-  const Range mine = share(b.panels * chunks, worker.tid, worker.nthr);
+  const Range panels = share(b.panels, worker.tid, worker.nthr), all = share(b.panels * chunks, worker.tid, worker.nthr);
+  // Whole panels, where they are put in order behind.
+  const Range mine = b.fip ? Range{panels.begin * chunks, panels.end * chunks} : all;
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
     const int64_t panel = unit / chunks, c0 = unit % chunks * kChunk, channels = std::min(kChunk, p.ic - c0);
     const int64_t first = panel * nr, count = std::min(nr, p.oc - first);
@@ -149,6 +161,11 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
     float* out = static_cast<float*>(packed) + panel * W::kBlocks * w.block + c0 * nr;
     for (int64_t c = 0; c < channels; ++c)
       transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, at, nr);
+    if (b.fip && unit % chunks == chunks - 1)
+      for (int64_t i = 0; i < W::kBlocks; ++i) {
+        float* block = static_cast<float*>(packed) + (panel * W::kBlocks + i) * w.block;
+        order_fip_weights(block + 2 * nr, p.ic, nr, block, block + nr);
+      }
   }
 }
 
@@ -247,11 +264,53 @@ Soon input_of(const Plan& plan, const Operands& args, const W& w, int64_t first,
   return {args.src + begin, end(first + count - 1) - begin};
 }
 
+// For the inner product: what rows of V add to their sums before, and their scales, [position][tile].
+struct Heads {
+  float *heads, *scales;
+  int64_t tiles;  // from position to position
+  Heads from(int64_t tile) const { return {heads + tile, scales + tile, tiles}; }
+};
+
+// Where channels are few, a tile's positions have one scale: a third of the error more, and a third of the time less. Positions with smaller values lose
+// no more than the larger ones beside them.
+constexpr int64_t kFewChannels = 128;
+
+// Tiles mine of `count` from `first` on, which begin at v, in place to what the inner product wants.
+template <class W>
+void order(const Plan& plan, const W& w, int64_t first, int64_t count, Range mine, float* v, const Heads& h) {
+  const Kinds kinds = kinds_of(w, first, count);
+  const int64_t ends[4] = {kinds.columns, kinds.columns + kinds.whole, kinds.columns + kinds.whole + kinds.rows, count};
+  int64_t places[W::kPositions], sums[W::kPositions];
+  FipPixels t{};
+  t.places = places, t.k = plan.problem.ic, t.head_step = 1, t.together = t.k < kFewChannels;
+  int kind = -1;
+  for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
+    if (kind < 0 || tile >= ends[kind]) {
+      while (kind < 0 || tile >= ends[kind]) ++kind;
+      // In the order of the sums; a ragged tile lacks some, which are not asked for later.
+      t.rows = 0;
+      for (int i = 0; i < W::kSums; ++i) {
+        const auto& sum = W::kTable.sums[i];
+        if ((!sum.rest_column && (kind == 0 || kind == 3)) || (!sum.rest_row && kind >= 2)) continue;
+        sums[t.rows] = i, places[t.rows++] = sum.position[0] * w.v_position;
+      }
+    }
+    t.src = t.a = v + tile * w.v_tile;
+    float heads[W::kPositions], scales[W::kPositions];
+    t.heads = heads, t.scales = scales;
+    find_ukernel<FipUkernel>(plan.isa)->order_rows(&t);
+    for (int64_t i = 0; i < t.rows; ++i) {
+      h.heads[sums[i] * h.tiles + tile] = heads[i];
+      h.scales[sums[i] * h.tiles + tile] = scales[t.together ? 0 : i];
+    }
+  }
+}
+
 // Products and output transforms of the tiles first..first+count, which begin at v, and of some panels. Meanwhile `soon` is
 // fetched, or if that is nothing, weights.
 template <class W>
 void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first, int64_t count, const Range& panels,
-              const float* v, float* m, const Soon& soon) {
+              const float* v, const Heads& h, float* m, const Soon& soon) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const auto& leaf = W::leaf(plan.isa);
@@ -267,6 +326,10 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   g.c_row = w.m_tile, g.c_col = 1;
   g.n = b.nr;
   g.first = g.last = 1;
+  FipPanel f{};
+  f.a_row = w.v_tile, f.steps = w.steps;
+  f.c_row = w.m_tile, f.c_col = 1;
+  f.n = b.nr;
   WinogradOutput t{};
   t.m_tile = w.m_tile;
   t.whole_rows = w.whole_rows, t.whole_columns = w.whole_columns;
@@ -283,18 +346,27 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
       for (int s = 0; s < sum.segs; ++s) a_seg[s] = sum.position[s] * w.v_position, b_seg[s] = sum.block[s] * w.block;
       g.b = weights + (sum.segs == 1 ? b_seg[0] : 0);
       g.b_seg = sum.segs == 1 ? nullptr : b_seg;
-      FetchList fetch(sum.segs * p.ic);
+      FetchList fetch(b.fip ? w.steps : sum.segs * p.ic);
       const int64_t next = sum.first + sum.count;
       if (register_tiles && soon.elements) {
         const int64_t from = soon.elements * step / steps, to = soon.elements * (step + sum.segs) / steps;
-        fetch.add_spread(soon.begin + from, to - from, register_tiles, 2);
+        fetch.add_spread(soon.begin + from, to - from, register_tiles, b.fip ? 6 : 2);
       } else if (register_tiles && worth_fetching(plan) && weights + next * w.block < end) {
         const auto& after = next < W::kBlocks ? (&sum)[1] : W::kTable.sums[0];
-        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles, 2);
+        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles, b.fip ? 6 : 2);
       }
       step += sum.segs;
-      fetch.give(g);
-      if (register_tiles) gemm_of(plan).sums(&g);
+      if (b.fip && register_tiles) {
+        const int64_t at = (c - m) / b.nr * h.tiles + tiles.begin;
+        f.a = g.a + a_seg[0], f.b = g.b, f.c = g.c;
+        f.heads = h.heads + at, f.scales = h.scales + at;
+        f.count = g.inner, f.last = register_tiles;
+        fetch.give(f);
+        find_ukernel<FipUkernel>(plan.isa)->sums(&f);
+      } else if (register_tiles) {
+        fetch.give(g);
+        gemm_of(plan).sums(&g);
+      }
       c += b.nr;
     }
     t.channel = panel * b.nr, t.channels = std::min(b.nr, p.oc - t.channel);
@@ -343,12 +415,14 @@ template <class W>
 void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const W w(p, b.nr);
+  const W w(plan);
   const int64_t total = p.n * w.tiles();
   const int columns = columns_of(plan, w, total, worker.nthr), rows = worker.nthr / columns;
   const bool common = columns > 1;
   float* v = reinterpret_cast<float*>(common ? worker.common : worker.scratch);
   float* m = reinterpret_cast<float*>(worker.scratch) + b.mc * w.v_tile;
+  float* heads = v + b.mc * (w.v_tile + w.m_tile);
+  const Heads h{heads, heads + W::kPositions * b.mc, b.mc};
   const Range panels = common ? share(b.panels, worker.tid / rows, columns) : Range{0, b.panels};
   const Range mine = common ? Range{0, total} : share(total, worker.tid, worker.nthr);
   if (mine.begin == mine.end) return;
@@ -370,13 +444,21 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       transform_input(plan, args, w, at + part.begin, part.end - part.begin, channels, v + part.begin * w.v_tile);
     }
     if (common) worker.barrier->wait();
+    for (int r = 0; b.fip && r < (common ? rows : 1); ++r) {
+      const Range part = common ? share(tiles, r, rows) : Range{0, tiles};
+      const int64_t own = part.end - part.begin;
+      const Range mine = common ? share(own, worker.tid, worker.nthr) : Range{0, own};
+      order(plan, w, at + part.begin, own, mine, v + part.begin * w.v_tile, h.from(part.begin));
+    }
+    if (common && b.fip) worker.barrier->wait();
     const Range part = common ? share(tiles, worker.tid % rows, rows) : Range{0, tiles};
     if (part.begin == part.end) continue;
     // The first group meets weights that lie far away; those after it find them nearer, and the input far away.
     const Soon soon = common || at == mine.begin
                           ? Soon{}
                           : input_of(plan, args, w, at + tiles, std::min(step, mine.end - at - tiles));
-    multiply(plan, args, w, at + part.begin, part.end - part.begin, panels, v + part.begin * w.v_tile, m, soon);
+    multiply(plan, args, w, at + part.begin, part.end - part.begin, panels, v + part.begin * w.v_tile,
+             h.from(part.begin), m, soon);
   }
 }
 

@@ -105,6 +105,12 @@ inline float sum(F v) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
+// The sums of four vectors to out[0..3], each in the same order.
+inline void sums4(F a, F b, F c, F d, float* out) {
+  const F all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
+
 // Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
 inline F in_order(F v) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));

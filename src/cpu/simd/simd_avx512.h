@@ -118,6 +118,15 @@ inline float sum(F v) {
   return _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_maskz_permute_ps(0xffff, v, 0xb1)));
 }
 
+// The sums of four vectors to out[0..3], each in the same order.
+inline void sums4(F a, F b, F c, F d, float* out) {
+  const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const F all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
 // Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
 inline F even(F a, F b) {
   const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

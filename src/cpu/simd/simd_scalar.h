@@ -111,6 +111,10 @@ inline F max_nan(F m, F x) {
 inline float sum(F v) {
   return (v.v[0] + v.v[1]) + (v.v[2] + v.v[3]);
 }
+// The sums of four vectors to out[0..3], each in the same order.
+inline void sums4(F a, F b, F c, F d, float* out) {
+  out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+}
 
 // Elements 0, 2, 4, ... and 1, 3, 5, ... of the run a, b.
 inline F even(F a, F b) {
