@@ -292,7 +292,7 @@ struct Fip {
   template <Kind kKind, int MR, int V>
   static void tile(const FipPanel& p, const float* a, int64_t row, const float* fetch, int64_t fetch_step) {
     constexpr bool kApart = kKind == kRows || kKind == kSums;
-    constexpr int kLines = kKind == kSums ? 6 : 2;
+    constexpr int kLines = kKind == kSums ? 6 : kKind == kPlanes ? 1 : 2;
     const float* b = p.b;
     if ((kKind == kRows || kKind == kPlanes) && p.expect) {
       ask_for_rows<MR>(p.c + row * p.c_row, p.c_row);

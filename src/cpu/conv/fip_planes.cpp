@@ -1,0 +1,118 @@
+#include <algorithm>
+
+#include "cpu/conv/fip.h"
+
+namespace fastconv {
+namespace {
+
+constexpr double kWorthwhileFill = 0.95;  // of the vectors of pixels; below, tiles of pixels waste less
+constexpr int64_t kMaxScratchBytes = 64 << 20;
+
+const char* refuses(const Problem& p, const Machine& machine) {
+  if (p.layout != Layout::nchw) return "the layout is not NCHW";
+  if (!is_flat(p)) return "not a 1x1 convolution with stride 1 and no padding";
+  if (p.groups != 1) return "the channels are grouped";
+  const int64_t nr = find_ukernel<FipUkernel>(machine.isa)->nr;
+  if (p.ic > kMaxReduction || fip_panel(FipOrder(p.ic).steps, nr) * 4 > kMaxScratchBytes)
+    return "a register tile's pixels exceed 64 MiB of scratch";
+  return nullptr;
+}
+
+void configure(Plan& plan, const Machine& machine) {
+  const Problem& p = plan.problem;
+  Blocking& b = plan.blocking;
+  const FipUkernel& k = take_leaf<FipUkernel>(plan, machine);
+  b.segs = kFipRuns;
+  b.seg_k = FipOrder(p.ic).steps;
+  b.flat = b.ahead = true;
+  b.mr = k.mr;
+  b.nr = k.nr;
+  b.panels = div_up(p.oc, b.mr);
+  plan.packed_bytes = b.panels * fip_tile(b.seg_k, b.mr) * 4;
+  plan.pack_tag = "fip rows m" + std::to_string(b.mr);
+  plan.scratch_bytes = fip_panel(b.seg_k, b.nr) * 4;
+}
+
+// Packed: register tiles of nearly equal height, as FipUkernel's a.
+void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
+  const int64_t size = fip_tile(b.seg_k, b.mr), mr = b.mr, base = p.oc / b.panels, extra = p.oc % b.panels;
+  const Range mine = share(b.panels, worker.tid, worker.nthr);
+  for (int64_t u = mine.begin; u < mine.end; ++u) {
+    float *out = static_cast<float*>(packed) + u * size, *values = out + kFipHead;
+    const int64_t first = u * base + std::min(u, extra), count = base + (u < extra ? 1 : 0);
+    std::fill(out, out + size, 0.0f);
+    if (p.weight_layout == WeightLayout::hwio) {
+      for (int64_t k = 0; k < p.ic; ++k) std::copy_n(wei + k * p.oc + first, count, values + k * mr);
+    } else {
+      move.transpose(wei + first * p.ic, p.ic, values, mr, count, p.ic);
+    }
+    order_fip_weights(values, p.ic, mr, out, out + kFipRun);
+  }
+}
+
+void run(const Plan& plan, const Operands& args, Worker& worker) {
+  const Problem& p = plan.problem;
+  const Blocking& b = plan.blocking;
+  const FipUkernel& leaf = fip_of(plan);
+  const int64_t plane = p.oh * p.ow, lanes = b.nr / 2, units = div_up(plane, lanes);
+  FipPlanes from{};
+  from.src_plane = plane, from.k = p.ic, from.out = reinterpret_cast<float*>(worker.scratch);
+  FipPanel t{};
+  t.a = static_cast<const float*>(args.packed), t.a_tile = fip_tile(b.seg_k, b.mr);
+  t.b = from.out, t.steps = b.seg_k;
+  t.c_row = plane, t.c_col = 1;
+  t.bias = p.bias ? args.bias : nullptr;
+  t.count = p.oc;
+  t.relu = p.activation == Activation::relu;
+  FetchList fetch(b.seg_k), ahead(b.seg_k);
+  const auto pixels_at = [&](Range pixels, int64_t unit) {
+    const int64_t x = unit % units;
+    return std::min(std::min({int64_t{2}, pixels.end - unit, units - x}) * lanes, plane - x * lanes);
+  };
+  // Units begin .. end - 1, of all images, by tiles first .. last - 1.
+  const auto part = [&](Range pixels, Range tiles) {
+    t.first = tiles.begin, t.last = tiles.end;
+    for (int64_t unit = pixels.begin; unit < pixels.end;) {
+      const int64_t image = unit / units, at = unit % units * lanes;
+      t.n = from.rows = pixels_at(pixels, unit);
+      from.src = args.src + image * p.ic * plane + at;
+      leaf.order_panel(&from);
+      const int64_t place = image * p.oc * plane + at;
+      t.c = args.dst + place;
+      t.residual = p.residual ? args.residual + place : nullptr;
+      unit += div_up(t.n, lanes);
+      ahead.clear();
+      if (unit < pixels.end) {
+        const int64_t n = pixels_at(pixels, unit), next = unit / units, x = unit % units * lanes;
+        ahead.add_rows(args.src + next * p.ic * plane + x, p.ic, plane, n);
+        ahead.add_rows((p.residual ? args.residual : args.dst) + next * p.oc * plane + x, p.oc, plane, n);
+      }
+      fetch.clear();
+      fetch.add_part(ahead, 0, 1, tiles.end - tiles.begin);
+      fetch.give(t);
+      leaf.planes(&t);
+    }
+  };
+  // Pixels as far as they can be shared out evenly, then all of the rest by channels where that is sooner done: 784 pixels are 24 pairs of
+  // vectors and a single one.
+  const int64_t total = p.n * units, nthr = worker.nthr, even = total / (2 * nthr) * (2 * nthr);
+  const bool by_channels = (total - even) * div_up(b.panels, nthr) < div_up(total - even, nthr) * b.panels;
+  part(share(by_channels ? even : total, worker.tid, nthr), {0, b.panels});
+  if (by_channels && even < total) part({even, total}, share(b.panels, worker.tid, nthr));
+}
+
+bool prefers_not(const Problem& p, const Machine& machine) {
+  if (!machine.adds_beside || machine.isa < Isa::avx512 || p.ic < 32 || p.oc < 32) return true;
+  const int64_t plane = p.oh * p.ow, lanes = find_ukernel<FipUkernel>(machine.isa)->nr / 2;
+  return static_cast<double>(plane) < kWorthwhileFill * static_cast<double>(round_up(plane, lanes));
+}
+
+}  // namespace
+
+extern const Algorithm conv_fip_planes = {Op::conv2d, "fip", "conv_fip_planes",     "cpu",       refuses, configure,
+                                          pack,       run,   leaves_of<FipUkernel>, prefers_not, true};
+
+}  // namespace fastconv
