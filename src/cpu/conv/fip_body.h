@@ -298,6 +298,10 @@ struct Fip {
       ask_for_rows<MR>(p.c + row * p.c_row, p.c_row);
       if (p.residual && p.residual != p.c) ask_for_rows<MR>(p.residual + row * p.c_row, p.c_row);
     }
+    if (kKind == kTurned && p.expect) {
+      const float* line = (p.residual ? p.residual : p.c) + row + MR - 1;
+      for (int64_t j = 0; j < p.n; ++j, line += p.c_col) __builtin_prefetch(line, 0, 2);
+    }
     const float* const heads = kApart ? p.heads + row : a;
     const float* const scales = kApart ? p.scales + row : a + kFipRun;
     F acc[MR][V];
