@@ -266,7 +266,7 @@ struct FipPixels {  // rows of a, of k values each; in place where a == src and 
   const int64_t* places;  // or null: row i lies places[i] behind src and a, whatever src_row and a_row
   float *heads, *scales;  // row i's head_step i further on
   int64_t head_step;
-  int32_t together;  // all rows have one scale, to which a root mean square over all of them is a half; written once
+  int32_t together;   // all rows have one scale, by their common root mean square; written once
 };
 struct FipPlanes {  // a register tile, or a panel: `rows` values next to each other, in planes
   const float* src;
@@ -276,7 +276,10 @@ struct FipPlanes {  // a register tile, or a panel: `rows` values next to each o
 
 // One panel: c[row][column] = act(scales (sums) + bias + residual).
 struct FipPanel {
-  const float *a, *b;
+  const float *a, *b;            // b: [step][run][nr]; what precedes that of a panel is at `columns`
+  const float* columns;
+  int64_t segs;                  // sums: so many products are added up, of the same scales, b_seg and a_seg behind b and a; else not used
+  const int64_t *a_seg, *b_seg;
   int64_t a_row;                 // rows, sums
   const float *heads, *scales;   // of the rows, likewise
   int64_t a_tile;                // turned, planes

@@ -6,25 +6,26 @@
 
 namespace fastconv {
 
-void order_fip_weights(float* values, int64_t depth, int64_t width, float* heads, float* scales) {
-  const FipOrder order(depth);
-  double sums[kMaxNr] = {};
-  float inverse[kMaxNr];
+void fip_scales(const double* squares, int64_t count, int64_t width, float* scales) {
+  for (int64_t j = 0; j < width; ++j) {
+    scales[j] = squares[j] == 0 ? 0.0f : 1.0f;
+    if (squares[j] == 0 || !std::isfinite(squares[j])) continue;
+    const double power = std::round(0.5 * std::log2(squares[j] / static_cast<double>(count)));
+    scales[j] = std::ldexp(1.0f, static_cast<int>(std::clamp(power, -126.0, 126.0)));
+  }
+}
+
+void add_fip_squares(const float* values, int64_t depth, int64_t width, double* squares) {
   for (int64_t k = 0; k < depth; ++k)
     for (int64_t j = 0; j < width; ++j) {
       const double x = values[k * width + j];
-      sums[j] += x * x;
+      squares[j] += x * x;
     }
-  for (int64_t j = 0; j < width; ++j) {
-    // The power of two next to the root mean square; 0 for nothing but zeros, 1 where there is none.
-    scales[j] = inverse[j] = sums[j] == 0 ? 0.0f : 1.0f;
-    if (sums[j] > 0 && std::isfinite(sums[j])) {
-      const double power = std::round(0.5 * std::log2(sums[j] / static_cast<double>(depth)));
-      const int bounded = static_cast<int>(std::clamp(power, -126.0, 126.0));
-      scales[j] = std::ldexp(1.0f, bounded), inverse[j] = std::ldexp(1.0f, -bounded);
-    }
-    sums[j] = 0;
-  }
+}
+
+void order_fip_weights(float* values, int64_t depth, int64_t width, const float* scales, double* taken) {
+  float inverse[kMaxNr];
+  for (int64_t j = 0; j < width; ++j) inverse[j] = scales[j] == 0 ? 0.0f : 1.0f / scales[j];
   alignas(64) float block[FipOrder::kBlock * kMaxNr];
   for (int64_t k0 = 0; k0 < depth; k0 += FipOrder::kBlock) {
     const int64_t count = std::min<int64_t>(FipOrder::kBlock, depth - k0), steps = div_up(count, kFipRuns);
@@ -37,11 +38,19 @@ void order_fip_weights(float* values, int64_t depth, int64_t width, float* heads
         out[j] = block[s * width + j] * inverse[j];
         out[width + j] = block[(steps + s) * width + j] * (sign * inverse[j]);
         out[2 * width + j] = block[(2 * steps + s) * width + j] * inverse[j];
-        sums[j] -= static_cast<double>(out[j]) * static_cast<double>(out[width + j]);
+        taken[j] += static_cast<double>(out[j]) * static_cast<double>(out[width + j]);
       }
     }
   }
-  for (int64_t j = 0; j < width; ++j) heads[j] = static_cast<float>(sums[j]);
+}
+
+void order_fip_weights(float* values, int64_t depth, int64_t width, float* head, int64_t apart) {
+  double squares[kMaxNr] = {}, taken[kMaxNr] = {};
+  float* const scales = head + (apart ? apart : width);
+  add_fip_squares(values, depth, width, squares);
+  fip_scales(squares, depth, width, scales);
+  order_fip_weights(values, depth, width, scales, taken);
+  for (int64_t j = 0; j < width; ++j) head[j] = static_cast<float>(-taken[j]);
 }
 
 namespace {
@@ -112,7 +121,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
     } else {
       move.transpose(wei + first * p.ic, p.ic, values, nr, count, p.ic);
     }
-    order_fip_weights(values, p.ic, nr, out, out + nr);
+    order_fip_weights(values, p.ic, nr, out);
   }
 }
 
@@ -207,13 +216,14 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t channel = u * b.nr;
       const int64_t place = nhwc ? at * p.oc + channel : (image * p.oc + channel) * plane + pixel;
-      t.b = static_cast<const float*>(args.packed) + u * size;
+      t.columns = static_cast<const float*>(args.packed) + u * size;
+      t.b = t.columns + 2 * b.nr;
       t.c = args.dst + place;
       t.residual = p.residual ? args.residual + place : nullptr;
       t.bias = p.bias ? args.bias + channel : nullptr;
       t.n = std::min(b.nr, p.oc - channel);
       fetch.clear();
-      if (far && u + 1 < mine.panels.end) fetch.add_spread(t.b + size, size, tiles, 2);
+      if (far && u + 1 < mine.panels.end) fetch.add_spread(t.columns + size, size, tiles, 2);
       if (nhwc && !b.ahead && b.flat && u + 1 == mine.panels.end && after > 0)
         fetch.add_spread(args.src + next * p.ic, after * p.ic, tiles, 2);
       fetch.add_part(ahead, u - mine.panels.begin, panels, tiles);

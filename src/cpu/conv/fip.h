@@ -32,7 +32,15 @@ inline int64_t fip_tile(int64_t steps, int64_t mr) {
   return odd_lines(kFipHead + steps * kFipRuns * mr);
 }
 
-// Weights [depth][width], in place to [step][run][width] of `width` rows or columns; what is added to their sums before, and their scales.
-void order_fip_weights(float* values, int64_t depth, int64_t width, float* heads, float* scales);
+// The powers of two next to the root mean squares of `width` rows or columns, from their sums of squares over `count` values. 0 for nothing but zeros,
+// 1 where there is none.
+void fip_scales(const double* squares, int64_t count, int64_t width, float* scales);
+void add_fip_squares(const float* values, int64_t depth, int64_t width, double* squares);
+
+// Weights [depth][width] divided by their scales, in place to [step][run][width]; what they take from the sums is added to `taken`.
+void order_fip_weights(float* values, int64_t depth, int64_t width, const float* scales, double* taken);
+
+// All of this for one matrix: head[j] gets what is added to row or column j's sums before, head[apart + j] its scale.
+void order_fip_weights(float* values, int64_t depth, int64_t width, float* head, int64_t apart = 0);
 
 }  // namespace fastconv

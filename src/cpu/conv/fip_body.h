@@ -154,7 +154,7 @@ struct Fip {
       F all = simd::zero();
       for (int64_t i = 0; i < p.rows; ++i) all = simd::add(all, squares(o.src(i), p.k));
       const float square = simd::sum(all) / static_cast<float>(p.rows * p.k);
-      if (!scale_of(4 * square, p.scales[0], inverse)) {
+      if (!scale_of(square, p.scales[0], inverse)) {
         uint32_t most = 0;
         for (int64_t i = 0; i < p.rows; ++i) {
           const uint32_t of_row = largest(o.src(i), 1, p.k);
@@ -307,19 +307,22 @@ struct Fip {
     F acc[MR][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const F column = simd::load(b + v * kL);
+      const F column = simd::load(p.columns + v * kL);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][v] = simd::add_each(column, heads + i);
     }
-    b += 2 * kNr;
     if constexpr (kApart) {
-      const int64_t a_row = p.a_row;
+      const int64_t a_row = p.a_row, segs = kKind == kSums ? p.segs : 1;
       const auto next = [a_row](const float* at) __attribute__((always_inline)) { return opaque(at + a_row); };
-      a += row * a_row;
-      int64_t steps = p.steps;
-      for (; steps >= kFipRun; steps -= kFipRun, a += kBlock - kFipRun)
-        multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, kFipRun, fetch, fetch_step);
-      if (steps) multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, steps, fetch, fetch_step);
+      const float* const first = a + row * a_row;
+      for (int64_t s = 0; s < segs; ++s) {
+        a = first, b = p.b;
+        if constexpr (kKind == kSums) a += p.a_seg[s], b += p.b_seg[s];
+        int64_t steps = p.steps;
+        for (; steps >= kFipRun; steps -= kFipRun, a += kBlock - kFipRun)
+          multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, kFipRun, fetch, fetch_step);
+        if (steps) multiply<MR, V, kLines, kFipRun, 1>(acc, a, next, b, steps, fetch, fetch_step);
+      }
     } else {
       const auto next = [](const float* at) __attribute__((always_inline)) { return at + 1; };
       a += kFipHead;
@@ -327,7 +330,7 @@ struct Fip {
     }
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const F column = simd::load(p.b + kNr + v * kL);
+      const F column = simd::load(p.columns + kNr + v * kL);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][v] = simd::mul(simd::mul(acc[i][v], simd::set1(scales[i])), column);
     }

@@ -49,7 +49,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
     } else {
       move.transpose(wei + first * p.ic, p.ic, values, mr, count, p.ic);
     }
-    order_fip_weights(values, p.ic, mr, out, out + kFipRun);
+    order_fip_weights(values, p.ic, mr, out, kFipRun);
   }
 }
 
@@ -62,7 +62,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   from.src_plane = plane, from.k = p.ic, from.out = reinterpret_cast<float*>(worker.scratch);
   FipPanel t{};
   t.a = static_cast<const float*>(args.packed), t.a_tile = fip_tile(b.seg_k, b.mr);
-  t.b = from.out, t.steps = b.seg_k;
+  t.columns = from.out, t.b = from.out + 2 * b.nr, t.steps = b.seg_k;
   t.c_row = plane, t.c_col = 1;
   t.bias = p.bias ? args.bias : nullptr;
   t.count = p.oc;

@@ -59,7 +59,9 @@ struct Winograd : WinogradTile<O, S> {
         v_position(position_stride(fip ? fip_row(p.ic) : p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
-        block(fip ? fip_panel(steps, nr) : p.ic * nr) {}
+        block(fip ? kFipRuns * steps * nr : p.ic * nr),
+        heads(fip ? kSums * 2 * nr : 0),
+        panel(heads + kBlocks * block) {}
   Winograd(const Plan& plan) : Winograd(plan.problem, plan.blocking.nr, plan.blocking.fip) {}
   static const WinogradUkernel::Transforms& leaf(Isa isa) {
     const WinogradUkernel& k = *find_ukernel<WinogradUkernel>(isa);
@@ -83,7 +85,8 @@ struct Winograd : WinogradTile<O, S> {
   int64_t rows, columns;
   int64_t whole_rows, whole_columns;
   int64_t v_position, v_tile, m_tile;
-  int64_t block;  // weights of a panel: one position of U
+  int64_t block;         // weights of a panel: one position of U
+  int64_t heads, panel;  // what the inner product wants of its columns, a sum each, before them; all of it
 };
 
 template <class W>
@@ -109,13 +112,13 @@ void configure(Plan& plan, const Machine& machine) {
   configure_gemm(plan, machine);
   if (find_ukernel<WinogradUkernel>(plan.isa)->nr != b.nr)
     throw std::logic_error("Winograd's transforms and products differ in the channels of a panel");
-  if (W::kStride == 1 && machine.adds_beside && machine.isa >= Isa::avx512) {
+  if (machine.adds_beside && machine.isa >= Isa::avx512) {
     const FipUkernel& k = *find_ukernel<FipUkernel>(plan.isa);
     b.fip = true, b.mr = k.mr;
     plan.ukernel_name = k.name;
   }
   const W w(plan);
-  plan.packed_bytes = b.panels * W::kBlocks * w.block * 4;
+  plan.packed_bytes = b.panels * w.panel * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
   if (b.fip) plan.pack_tag += " fip";
   if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
@@ -124,7 +127,28 @@ void configure(Plan& plan, const Machine& machine) {
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
-  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (b.fip ? 2 * W::kPositions : 0));
+  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (b.fip ? W::kSums + 1 : 0));
+}
+
+// A panel of U to what the inner product wants. With stride 2 a sum may be of several blocks, and several sums share one: a column has one scale in all.
+template <class W>
+void order_weights(const W& w, int64_t ic, int64_t nr, float* panel) {
+  constexpr bool kShared = W::kStride > 1;
+  double squares[W::kBlocks][kMaxNr] = {}, taken[W::kBlocks][kMaxNr] = {};
+  float scales[W::kBlocks][kMaxNr];
+  float* const blocks = panel + w.heads;
+  for (int64_t i = 0; i < W::kBlocks; ++i) add_fip_squares(blocks + i * w.block, ic, nr, squares[kShared ? 0 : i]);
+  for (int64_t i = 0; i < W::kBlocks; ++i) {
+    fip_scales(squares[kShared ? 0 : i], (kShared ? W::kBlocks : 1) * ic, nr, scales[i]);
+    order_fip_weights(blocks + i * w.block, ic, nr, scales[i], taken[i]);
+  }
+  for (int64_t i = 0; i < W::kSums; ++i)
+    for (int64_t j = 0; j < nr; ++j) {
+      const auto& sum = W::kTable.sums[i];
+      double all = 0;
+      for (int s = 0; s < sum.segs; ++s) all += taken[sum.block[s]][j];
+      panel[2 * i * nr + j] = static_cast<float>(-all), panel[(2 * i + 1) * nr + j] = scales[sum.block[0]][j];
+    }
 }
 
 template <class W>
@@ -138,7 +162,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const int64_t nr = b.nr, chunks = div_up(p.ic, kChunk);
   const bool taps_inner = p.weight_layout == WeightLayout::oihw;
   int64_t at[W::kBlocks];
-  for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block + (b.fip ? 2 * nr : 0);
+  for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block;
   alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
   const Range panels = share(b.panels, worker.tid, worker.nthr), all = share(b.panels * chunks, worker.tid, worker.nthr);
   // Whole panels, where they are put in order behind.
@@ -158,14 +182,10 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
         for (int64_t c = 0; c < channels; ++c)
           std::memcpy(rows + (tap * kChunk + c) * nr, wei + (tap * p.ic + c0 + c) * p.oc + first, count * 4);
     }
-    float* out = static_cast<float*>(packed) + panel * W::kBlocks * w.block + c0 * nr;
+    float* out = static_cast<float*>(packed) + panel * w.panel + w.heads + c0 * nr;
     for (int64_t c = 0; c < channels; ++c)
       transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, at, nr);
-    if (b.fip && unit % chunks == chunks - 1)
-      for (int64_t i = 0; i < W::kBlocks; ++i) {
-        float* block = static_cast<float*>(packed) + (panel * W::kBlocks + i) * w.block;
-        order_fip_weights(block + 2 * nr, p.ic, nr, block, block + nr);
-      }
+    if (b.fip && unit % chunks == chunks - 1) order_weights(w, p.ic, nr, static_cast<float*>(packed) + panel * w.panel);
   }
 }
 
@@ -264,44 +284,40 @@ Soon input_of(const Plan& plan, const Operands& args, const W& w, int64_t first,
   return {args.src + begin, end(first + count - 1) - begin};
 }
 
-// For the inner product: what rows of V add to their sums before, and their scales, [position][tile].
+// For the inner product: what rows of V add to their sums before, [sum][tile], and the scales of tiles.
 struct Heads {
   float *heads, *scales;
-  int64_t tiles;  // from position to position
+  int64_t tiles;  // from sum to sum
   Heads from(int64_t tile) const { return {heads + tile, scales + tile, tiles}; }
 };
 
-// Where channels are few, a tile's positions have one scale: a third of the error more, and a third of the time less. Positions with smaller values lose
-// no more than the larger ones beside them.
-constexpr int64_t kFewChannels = 128;
-
-// Tiles mine of `count` from `first` on, which begin at v, in place to what the inner product wants.
+// Tiles mine of `count` from `first` on, which begin at v, in place to what the inner product wants. A tile's positions have one scale: a sixth of the
+// error more than with one each. Those with smaller values lose no more than the larger ones beside them.
 template <class W>
 void order(const Plan& plan, const W& w, int64_t first, int64_t count, Range mine, float* v, const Heads& h) {
   const Kinds kinds = kinds_of(w, first, count);
   const int64_t ends[4] = {kinds.columns, kinds.columns + kinds.whole, kinds.columns + kinds.whole + kinds.rows, count};
   int64_t places[W::kPositions], sums[W::kPositions];
+  float heads[W::kPositions];
   FipPixels t{};
-  t.places = places, t.k = plan.problem.ic, t.head_step = 1, t.together = t.k < kFewChannels;
+  t.places = places, t.k = plan.problem.ic, t.heads = heads, t.head_step = 1, t.together = 1;
   int kind = -1;
   for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
     if (kind < 0 || tile >= ends[kind]) {
       while (kind < 0 || tile >= ends[kind]) ++kind;
-      // In the order of the sums; a ragged tile lacks some, which are not asked for later.
+      // A ragged tile lacks some sums, which are not asked for later.
       t.rows = 0;
       for (int i = 0; i < W::kSums; ++i) {
         const auto& sum = W::kTable.sums[i];
         if ((!sum.rest_column && (kind == 0 || kind == 3)) || (!sum.rest_row && kind >= 2)) continue;
-        sums[t.rows] = i, places[t.rows++] = sum.position[0] * w.v_position;
+        for (int s = 0; s < sum.segs; ++s) sums[t.rows] = i, places[t.rows++] = sum.position[s] * w.v_position;
       }
     }
-    t.src = t.a = v + tile * w.v_tile;
-    float heads[W::kPositions], scales[W::kPositions];
-    t.heads = heads, t.scales = scales;
+    t.src = t.a = v + tile * w.v_tile, t.scales = h.scales + tile;
     find_ukernel<FipUkernel>(plan.isa)->order_rows(&t);
     for (int64_t i = 0; i < t.rows; ++i) {
-      h.heads[sums[i] * h.tiles + tile] = heads[i];
-      h.scales[sums[i] * h.tiles + tile] = scales[t.together ? 0 : i];
+      const int64_t at = sums[i] * h.tiles + tile;
+      h.heads[at] = i > 0 && sums[i] == sums[i - 1] ? h.heads[at] + heads[i] : heads[i];
     }
   }
 }
@@ -314,8 +330,8 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const auto& leaf = W::leaf(plan.isa);
-  const float* weights = static_cast<const float*>(args.packed) + panels.begin * W::kBlocks * w.block;
-  const float* end = weights + (panels.end - panels.begin) * W::kBlocks * w.block;
+  const float* weights = static_cast<const float*>(args.packed) + panels.begin * w.panel + w.heads;
+  const float* end = weights + (panels.end - panels.begin) * w.panel;
   const int64_t steps = (panels.end - panels.begin) * W::kPositions;
   const Kinds kinds = kinds_of(w, first, count);
   int64_t a_seg[4], b_seg[4], step = 0;
@@ -336,7 +352,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
   t.bias = p.bias ? args.bias : nullptr;
   t.oc = p.oc, t.oh = p.oh, t.ow = p.ow;
   t.relu = p.activation == Activation::relu;
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel, weights += W::kBlocks * w.block) {
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel, weights += w.panel) {
     float* c = m;
     for (const auto& sum : W::kTable.sums) {
       const Range tiles = kinds.having(sum);
@@ -346,20 +362,23 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
       for (int s = 0; s < sum.segs; ++s) a_seg[s] = sum.position[s] * w.v_position, b_seg[s] = sum.block[s] * w.block;
       g.b = weights + (sum.segs == 1 ? b_seg[0] : 0);
       g.b_seg = sum.segs == 1 ? nullptr : b_seg;
-      FetchList fetch(b.fip ? w.steps : sum.segs * p.ic);
+      FetchList fetch(sum.segs * (b.fip ? w.steps : p.ic));
       const int64_t next = sum.first + sum.count;
       if (register_tiles && soon.elements) {
         const int64_t from = soon.elements * step / steps, to = soon.elements * (step + sum.segs) / steps;
         fetch.add_spread(soon.begin + from, to - from, register_tiles, b.fip ? 6 : 2);
-      } else if (register_tiles && worth_fetching(plan) && weights + next * w.block < end) {
+      } else if (register_tiles && worth_fetching(plan) && (next < W::kBlocks || weights + w.panel < end)) {
         const auto& after = next < W::kBlocks ? (&sum)[1] : W::kTable.sums[0];
-        fetch.add_spread(weights + next * w.block, after.count * w.block, register_tiles, b.fip ? 6 : 2);
+        fetch.add_spread(weights + (next < W::kBlocks ? next * w.block : w.panel - w.heads),
+                         after.count * w.block + (next < W::kBlocks ? 0 : w.heads), register_tiles, b.fip ? 6 : 2);
       }
       step += sum.segs;
       if (b.fip && register_tiles) {
-        const int64_t at = (c - m) / b.nr * h.tiles + tiles.begin;
-        f.a = g.a + a_seg[0], f.b = g.b, f.c = g.c;
-        f.heads = h.heads + at, f.scales = h.scales + at;
+        const int64_t number = &sum - W::kTable.sums, at = number * h.tiles + tiles.begin;
+        f.a = g.a, f.b = weights, f.c = g.c;
+        f.segs = sum.segs, f.a_seg = a_seg, f.b_seg = b_seg;
+        f.columns = weights - w.heads + 2 * number * b.nr;
+        f.heads = h.heads + at, f.scales = h.scales + tiles.begin;
         f.count = g.inner, f.last = register_tiles;
         fetch.give(f);
         find_ukernel<FipUkernel>(plan.isa)->sums(&f);
@@ -422,7 +441,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   float* v = reinterpret_cast<float*>(common ? worker.common : worker.scratch);
   float* m = reinterpret_cast<float*>(worker.scratch) + b.mc * w.v_tile;
   float* heads = v + b.mc * (w.v_tile + w.m_tile);
-  const Heads h{heads, heads + W::kPositions * b.mc, b.mc};
+  const Heads h{heads, heads + W::kSums * b.mc, b.mc};
   const Range panels = common ? share(b.panels, worker.tid / rows, columns) : Range{0, b.panels};
   const Range mine = common ? Range{0, total} : share(total, worker.tid, worker.nthr);
   if (mine.begin == mine.end) return;
