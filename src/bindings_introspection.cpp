@@ -208,6 +208,10 @@ void add_introspection(py::module_& m) {
   m.def("isa", [] { return fc::to_string(fc::current_isa()); });
   m.def("set_max_isa", [](const std::optional<std::string>& level) { fc::set_max_isa(level.value_or("")); }, "level"_a);
   m.def(
+      "set_adds_beside",
+      [](const std::optional<bool>& answer) { fc::set_adds_beside(answer ? static_cast<int>(*answer) : -1); },
+      "answer"_a);
+  m.def(
       "set_stream_bytes",
       [](const std::optional<int64_t>& bytes) {
         if (bytes && *bytes < 1) bad("bytes must be at least 1, got " + std::to_string(*bytes));

@@ -55,6 +55,16 @@ def stored_past(limit: int) -> Iterator[None]:
 
 
 @contextmanager
+def adds_beside(answer: bool) -> Iterator[None]:
+    """Plans as on a machine that adds beside its products, or on one that does not."""
+    fc._core.set_adds_beside(answer)
+    try:
+        yield
+    finally:
+        fc._core.set_adds_beside(None)
+
+
+@contextmanager
 def max_isa(level: str | None) -> Iterator[None]:
     """Caps the ISA level; afterwards the machine's own again, whatever happened."""
     fc._core.set_max_isa(level)

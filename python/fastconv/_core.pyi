@@ -47,6 +47,11 @@ def set_tuned_source(source: Callable[[], object]) -> None:
 def plan_epoch() -> int:
     """A number that changes when equal problems may be planned otherwise: another ISA level, other tuned choices."""
 
+def set_adds_beside(answer: bool | None) -> None:
+    """Whether plans count on additions beside products, for which Winograd's inner product is made; None: as this
+    machine does. For tests. Plans made before stay as they are.
+    """
+
 def set_stream_bytes(bytes: int | None) -> None:
     """Outputs of more bytes are stored past the caches, where an op does that; None: of more than half of the L3.
 

@@ -42,7 +42,6 @@ struct Blocking {
   int64_t at_once = 0;
   bool ahead = false;      // a block's inputs and outputs are fetched while the block before is computed
   bool expect = false;     // a register tile asks for the lines of its results before it computes them
-  bool fip = false;        // Winograd's products are made by Winograd's inner product
   bool streaming = false;  // outputs are stored past the caches
   int64_t panels = 0;      // packed weight panels per group
   int64_t row_unit = 1;    // output rows that are computed together, so that their bits depend on where the first lies

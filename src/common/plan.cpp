@@ -11,8 +11,8 @@
 namespace fastconv {
 namespace {
 
-// The last two: how large an output goes past the caches, which tuned choices were asked.
-using Key = std::tuple<Problem, Preference, bool, Isa, int64_t, uint64_t>;
+// The last three: how large an output goes past the caches, whether additions go beside products, which tuned choices were asked.
+using Key = std::tuple<Problem, Preference, bool, Isa, int64_t, bool, uint64_t>;
 
 PlanCache<Key, Plan>& cache() {
   static auto* const instance =
@@ -80,7 +80,7 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference, bool win
   const bool tunable =
       problem.op == Op::conv2d && std::find(preference.begin(), preference.end(), "auto") != preference.end();
   const auto key = [&](uint64_t epoch) {
-    return Key(problem, preference, winograd, machine.isa, machine.stream_bytes, epoch);
+    return Key(problem, preference, winograd, machine.isa, machine.stream_bytes, machine.adds_beside, epoch);
   };
   if (PlanPtr plan = cache().find(key(tunable ? tuned_epoch() : 0))) return plan;
   static const TunedTable& none = *new TunedTable;
@@ -93,7 +93,8 @@ PlanPtr make_plan(const Problem& problem, const Preference& preference, bool win
 }
 
 uint64_t plan_epoch() {
-  return tuned_epoch() << 8 | static_cast<uint64_t>(current_machine().isa);
+  const Machine machine = current_machine();
+  return tuned_epoch() << 8 | static_cast<uint64_t>(machine.isa) << 1 | (machine.adds_beside ? 1 : 0);
 }
 
 double estimated_cycles(const Problem& p) {

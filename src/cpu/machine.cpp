@@ -139,6 +139,7 @@ std::atomic<int>& cap() {
 }
 
 std::atomic<int64_t> stream_bytes{0};
+std::atomic<int> adds_beside{-1};
 
 }  // namespace
 
@@ -159,6 +160,10 @@ void set_max_isa(const std::string& level) {
   cap() = static_cast<int>(level.empty() ? cap_from_environment() : parse_isa(level, "level"));
 }
 
+void set_adds_beside(int answer) {
+  adds_beside = answer;
+}
+
 void set_stream_bytes(int64_t bytes) {
   stream_bytes = bytes;
 }
@@ -166,8 +171,9 @@ void set_stream_bytes(int64_t bytes) {
 Machine current_machine() {
   const MachineInfo& info = machine_info();
   const int64_t set = stream_bytes.load(std::memory_order_relaxed);
+  const int adds = adds_beside.load(std::memory_order_relaxed);
   return {current_isa(), info.l1d_bytes, info.l2_bytes, info.l3_bytes, set > 0 ? set : info.l3_bytes / 2,
-          info.adds_beside};
+          adds < 0 ? info.adds_beside : adds != 0};
 }
 
 }  // namespace fastconv

@@ -21,6 +21,8 @@ const MachineInfo& machine_info();  // found once, at first use
 // ISA level in use: found, capped by FASTCONV_MAX_ISA and by set_max_isa.
 Isa current_isa();
 void set_max_isa(const std::string& level);  // "": back to what FASTCONV_MAX_ISA allows. ValueError for an unknown word
+// Another answer than the processor's family gives: 0 or 1; -1: that again.
+void set_adds_beside(int answer);
 // Outputs of more bytes may be stored past the caches; 0: half of the L3, so that input and output together do not fit.
 void set_stream_bytes(int64_t bytes);
 Machine current_machine();

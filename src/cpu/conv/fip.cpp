@@ -146,19 +146,20 @@ void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count,
 }
 
 // Pixels at..at+count of an image, NCHW, in register tiles of nearly equal height.
-void order_planes(const Plan& plan, const float* src, int64_t at, int64_t count, float* a, float* gathered) {
+void order_planes(const Plan& plan, const float* src, int64_t src_plane, int64_t at, int64_t count, float* a,
+                  float* gathered) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const int64_t tile = tile_of(p, b.mr), tiles = div_up(count, b.mr), base = count / tiles, extra = count % tiles;
   FipPlanes t{};
   t.k = p.ic;
   const float* from = src + at;
-  t.src_plane = p.oh * p.ow;
+  t.src_plane = src_plane;
   if (gathered) {
     const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
     for (int64_t done = 0; done < count;) {
       const int64_t y = (at + done) / p.ow, x = (at + done) % p.ow, n = std::min(count - done, p.ow - x);
-      move.gather_rows(src + y * p.sh * p.iw + x * p.sw, p.ih * p.iw, p.sw, gathered + done, count, p.ic, n, 0, n);
+      move.gather_rows(src + y * p.sh * p.iw + x * p.sw, src_plane, p.sw, gathered + done, count, p.ic, n, 0, n);
       done += n;
     }
     from = gathered, t.src_plane = count;
@@ -174,7 +175,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
   const bool nhwc = p.layout == Layout::nhwc;
-  const int64_t plane = p.oh * p.ow, total = p.n * plane, size = fip_panel(b.seg_k, b.nr);
+  const int64_t plane = p.oh * p.ow, src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
+  const int64_t total = p.n * plane, size = fip_panel(b.seg_k, b.nr);
   float* a = reinterpret_cast<float*>(worker.scratch);
   float* gathered = gathers(p) ? a + b.mc / b.mr * tile_of(p, b.mr) : nullptr;
   const int64_t unit = div_up(b.mr, 2);
@@ -191,7 +193,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Rows rows{a, a + b.mc * row_of(p), a + b.mc * (row_of(p) + 1), row_of(p)};
   t.a = a, t.a_tile = tile_of(p, b.mr), t.steps = b.seg_k;
   t.a_row = rows.row, t.heads = rows.heads, t.scales = rows.scales;
-  t.c_row = nhwc ? p.oc : 1, t.c_col = nhwc ? 1 : plane;
+  t.c_row = nhwc ? p.oc : 1, t.c_col = nhwc ? 1 : dst_plane;
   t.first = 0;
   t.relu = p.activation == Activation::relu;
   t.expect = b.expect && !b.ahead;
@@ -202,7 +204,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     if (nhwc) {
       order_pixels(plan, args.src, at, count, rows);
     } else {
-      order_planes(plan, args.src + image * p.ic * p.ih * p.iw, pixel, count, a, gathered);
+      order_planes(plan, args.src + image * p.ic * src_plane, src_plane, pixel, count, a, gathered);
     }
     const int64_t tiles = div_up(count, b.mr), next = at + count, after = next < end ? count_at(next) : 0;
     t.last = tiles;
@@ -215,7 +217,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     const bool far = !b.ahead || at == begin;
     for (int64_t u = mine.panels.begin; u < mine.panels.end; ++u) {
       const int64_t channel = u * b.nr;
-      const int64_t place = nhwc ? at * p.oc + channel : (image * p.oc + channel) * plane + pixel;
+      const int64_t place = nhwc ? at * p.oc + channel : (image * p.oc + channel) * dst_plane + pixel;
       t.columns = static_cast<const float*>(args.packed) + u * size;
       t.b = t.columns + 2 * b.nr;
       t.c = args.dst + place;
@@ -234,12 +236,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }
 
 bool prefers_not(const Problem& p, const Machine& machine) {
-  return !machine.adds_beside || machine.isa < Isa::avx512 || p.ic < 32 || p.oc < 32 || p.oh * p.ow < 16;
+  return !adds_beside(machine) || p.ic < 32 || p.oc < 32 || p.oh * p.ow < 16;
 }
 
 }  // namespace
 
-extern const Algorithm conv_fip = {Op::conv2d, "fip", "conv_fip",            "cpu",       refuses, configure,
-                                   pack,       run,   leaves_of<FipUkernel>, prefers_not, true};
+extern const Algorithm conv_fip = {
+    Op::conv2d, "fip", "conv_fip",            "cpu",       refuses, configure,
+    pack,       run,   leaves_of<FipUkernel>, prefers_not, true,    /*planes_apart=*/true};
 
 }  // namespace fastconv

@@ -11,6 +11,11 @@ inline const FipUkernel& fip_of(const Plan& plan) {
   return *static_cast<const FipUkernel*>(plan.ukernel);
 }
 
+// Where the inner product pays: the leaves of AVX-512 alone have the registers for it.
+inline bool adds_beside(const Machine& machine) {
+  return machine.adds_beside && machine.isa >= Isa::avx512;
+}
+
 // Where the values of a row or column go (FipUkernel): step and run of value k, of `depth` in all.
 struct FipOrder {
   explicit FipOrder(int64_t depth)

@@ -101,71 +101,81 @@ struct Fip {
     float* a(int64_t i) const { return p.a + (p.places ? p.places[i] : i * p.a_row); }
   };
 
-  // Rows i .. i + R - 1; `inverse` of all of them, or of each.
+  // Rows i .. i + R - 1, divided by their scales.
   template <int R>
-  static inline __attribute__((always_inline)) void order_some(const Order& o, int64_t i, float inverse) {
+  static inline __attribute__((always_inline)) void order_some(const Order& o, int64_t i, const float* inverse) {
     const FipPixels& p = o.p;
-    F plain[R], taken[R];
-    float sums[4];
-    if (p.together) {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) plain[r] = simd::set1(inverse);
-    } else {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) taken[r] = squares(o.src(i + r), p.k);
-      simd::sums4(taken[0], taken[R > 1 ? 1 : 0], taken[R > 2 ? 2 : 0], taken[R > 3 ? 3 : 0], sums);
-      const float each = 1.0f / static_cast<float>(p.k);
-      for (int r = 0; r < R; ++r) {
-        float own, of_own;
-        if (!scale_of(sums[r] * each, own, of_own)) far_scale(largest(o.src(i + r), 1, p.k), own, of_own);
-        p.scales[(i + r) * p.head_step] = own;
-        plain[r] = simd::set1(of_own);
-      }
-    }
+    F taken[R];
     const F signs = alternating();
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const float* src = o.src(i + r);
       float* a = o.a(i + r);
-      const F turned = simd::mul(plain[r], signs);
+      const F plain = simd::set1(inverse[r]), turned = simd::mul(plain, signs);
       taken[r] = simd::zero();
       for (int64_t b = 0; b < o.blocks; ++b, a += kBlock, src += kBlock)
         taken[r] = order_block(
             a, [&](int run, int j) __attribute__((always_inline)) { return simd::load(src + run * kFipRun + j * kL); },
-            plain[r], turned, taken[r]);
+            plain, turned, taken[r]);
       if (o.rest)
         taken[r] = order_block(
             a,
             [&](int run, int j) __attribute__((always_inline)) {
               return simd::load(src + run * o.steps + j * kL, o.mask[run][j]);
             },
-            plain[r], turned, taken[r]);
+            plain, turned, taken[r]);
     }
+    float sums[4];
     simd::sums4(taken[0], taken[R > 1 ? 1 : 0], taken[R > 2 ? 2 : 0], taken[R > 3 ? 3 : 0], sums);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) p.heads[(i + r) * p.head_step] = sums[r];
   }
 
+  // Each row of its own scale: those of some rows are made together, since each is a chain of many operations.
+  static constexpr int kTogether = 16;
+  static inline void own_scales(const Order& o, int64_t i, int64_t rows, float* inverse) {
+    const FipPixels& p = o.p;
+    float square[kTogether], scales[kTogether];
+    for (int64_t r = 0; r < rows; r += 4) {
+      const auto at = [&](int64_t j) { return squares(o.src(i + (r + j < rows ? r + j : r)), p.k); };
+      simd::sums4(at(0), at(1), at(2), at(3), square + r);
+    }
+    const float each = 1.0f / static_cast<float>(p.k);
+    for (int64_t r = rows; r < kTogether; ++r) square[r] = 1.0f;
+    bool near = true;
+    for (int r = 0; r < kTogether; ++r) near &= scale_of(square[r] * each, scales[r], inverse[r]);
+    for (int64_t r = 0; !near && r < rows; ++r)
+      if (!scale_of(square[r] * each, scales[r], inverse[r]))
+        far_scale(largest(o.src(i + r), 1, p.k), scales[r], inverse[r]);
+    for (int64_t r = 0; r < rows; ++r) p.scales[(i + r) * p.head_step] = scales[r];
+  }
+
   static void order_rows(const FipPixels* part) {
     const Order o(*part);
     const FipPixels& p = o.p;
-    float inverse = 0.0f;
+    float inverse[kTogether];
     if (p.together) {
       F all = simd::zero();
       for (int64_t i = 0; i < p.rows; ++i) all = simd::add(all, squares(o.src(i), p.k));
       const float square = simd::sum(all) / static_cast<float>(p.rows * p.k);
-      if (!scale_of(square, p.scales[0], inverse)) {
+      float of_all;
+      if (!scale_of(square, p.scales[0], of_all)) {
         uint32_t most = 0;
         for (int64_t i = 0; i < p.rows; ++i) {
           const uint32_t of_row = largest(o.src(i), 1, p.k);
           if (of_row > most) most = of_row;
         }
-        far_scale(most, p.scales[0], inverse);
+        far_scale(most, p.scales[0], of_all);
       }
+      for (int r = 0; r < kTogether; ++r) inverse[r] = of_all;
     }
-    int64_t i = 0;
-    for (; i + 4 <= p.rows; i += 4) order_some<4>(o, i, inverse);
-    for (; i < p.rows; ++i) order_some<1>(o, i, inverse);
+    for (int64_t i = 0; i < p.rows; i += kTogether) {
+      const int64_t rows = smaller(kTogether, p.rows - i);
+      if (!p.together) own_scales(o, i, rows, inverse);
+      int64_t r = 0;
+      for (; r + 4 <= rows; r += 4) order_some<4>(o, i + r, inverse + r);
+      for (; r < rows; ++r) order_some<1>(o, i + r, inverse + r);
+    }
   }
   // All is read before anything is written: it may be the same place.
   template <class Load>

@@ -58,12 +58,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   const Blocking& b = plan.blocking;
   const FipUkernel& leaf = fip_of(plan);
   const int64_t plane = p.oh * p.ow, lanes = b.nr / 2, units = div_up(plane, lanes);
+  const int64_t src_plane = args.src_plane_of(p), dst_plane = args.dst_plane_of(p);
   FipPlanes from{};
-  from.src_plane = plane, from.k = p.ic, from.out = reinterpret_cast<float*>(worker.scratch);
+  from.src_plane = src_plane, from.k = p.ic, from.out = reinterpret_cast<float*>(worker.scratch);
   FipPanel t{};
   t.a = static_cast<const float*>(args.packed), t.a_tile = fip_tile(b.seg_k, b.mr);
   t.columns = from.out, t.b = from.out + 2 * b.nr, t.steps = b.seg_k;
-  t.c_row = plane, t.c_col = 1;
+  t.c_row = dst_plane, t.c_col = 1;
   t.bias = p.bias ? args.bias : nullptr;
   t.count = p.oc;
   t.relu = p.activation == Activation::relu;
@@ -78,17 +79,17 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
     for (int64_t unit = pixels.begin; unit < pixels.end;) {
       const int64_t image = unit / units, at = unit % units * lanes;
       t.n = from.rows = pixels_at(pixels, unit);
-      from.src = args.src + image * p.ic * plane + at;
+      from.src = args.src + image * p.ic * src_plane + at;
       leaf.order_panel(&from);
-      const int64_t place = image * p.oc * plane + at;
+      const int64_t place = image * p.oc * dst_plane + at;
       t.c = args.dst + place;
       t.residual = p.residual ? args.residual + place : nullptr;
       unit += div_up(t.n, lanes);
       ahead.clear();
       if (unit < pixels.end) {
         const int64_t n = pixels_at(pixels, unit), next = unit / units, x = unit % units * lanes;
-        ahead.add_rows(args.src + next * p.ic * plane + x, p.ic, plane, n);
-        ahead.add_rows((p.residual ? args.residual : args.dst) + next * p.oc * plane + x, p.oc, plane, n);
+        ahead.add_rows(args.src + next * p.ic * src_plane + x, p.ic, src_plane, n);
+        ahead.add_rows((p.residual ? args.residual : args.dst) + next * p.oc * dst_plane + x, p.oc, dst_plane, n);
       }
       fetch.clear();
       fetch.add_part(ahead, 0, 1, tiles.end - tiles.begin);
@@ -105,14 +106,15 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }
 
 bool prefers_not(const Problem& p, const Machine& machine) {
-  if (!machine.adds_beside || machine.isa < Isa::avx512 || p.ic < 32 || p.oc < 32) return true;
+  if (!adds_beside(machine) || p.ic < 32 || p.oc < 32) return true;
   const int64_t plane = p.oh * p.ow, lanes = find_ukernel<FipUkernel>(machine.isa)->nr / 2;
   return static_cast<double>(plane) < kWorthwhileFill * static_cast<double>(round_up(plane, lanes));
 }
 
 }  // namespace
 
-extern const Algorithm conv_fip_planes = {Op::conv2d, "fip", "conv_fip_planes",     "cpu",       refuses, configure,
-                                          pack,       run,   leaves_of<FipUkernel>, prefers_not, true};
+extern const Algorithm conv_fip_planes = {
+    Op::conv2d, "fip", "conv_fip_planes",     "cpu",       refuses, configure,
+    pack,       run,   leaves_of<FipUkernel>, prefers_not, true,    /*planes_apart=*/true};
 
 }  // namespace fastconv

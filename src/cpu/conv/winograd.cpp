@@ -43,26 +43,28 @@ constexpr int64_t kMaxScratchBytes = 64 << 20;
 constexpr double kWorthwhileCycles = 50000;  // an image: below this, exact small integers are worth more
 constexpr int64_t kSlice = 16;               // channels, one cache line: what threads share out of a common V
 
-// Sizes and leaves of F(O x O, 3 x 3) with a stride of S for one problem.
-template <int O, int S>
+// Sizes and leaves of F(O x O, 3 x 3) with a stride of S for one problem; Fip: products by the inner product.
+template <int O, int S, bool Fip>
 struct Winograd : WinogradTile<O, S> {
   using Tile = WinogradTile<O, S>;
   using Tile::kBlocks, Tile::kOut, Tile::kPositions, Tile::kSums;
   static constexpr typename Tile::Table kTable = Tile::make();
+  static constexpr bool kFip = Fip;
+  static constexpr int kLines = Fip ? 6 : 2;  // that products ask for in a step
 
-  Winograd(const Problem& p, int64_t nr, bool fip)
+  Winograd(const Problem& p, int64_t nr)
       : steps(FipOrder(p.ic).steps),
         rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
         whole_rows(Tile::whole(p.oh)),
         whole_columns(Tile::whole(p.ow)),
-        v_position(position_stride(fip ? fip_row(p.ic) : p.ic)),
+        v_position(position_stride(kFip ? fip_row(p.ic) : p.ic)),
         v_tile(odd_lines(kPositions * v_position)),
         m_tile(odd_lines(kSums * nr)),
-        block(fip ? kFipRuns * steps * nr : p.ic * nr),
-        heads(fip ? kSums * 2 * nr : 0),
+        block(kFip ? kFipRuns * steps * nr : p.ic * nr),
+        heads(kFip ? kSums * 2 * nr : 0),
         panel(heads + kBlocks * block) {}
-  Winograd(const Plan& plan) : Winograd(plan.problem, plan.blocking.nr, plan.blocking.fip) {}
+  explicit Winograd(const Plan& plan) : Winograd(plan.problem, plan.blocking.nr) {}
   static const WinogradUkernel::Transforms& leaf(Isa isa) {
     const WinogradUkernel& k = *find_ukernel<WinogradUkernel>(isa);
     if constexpr (S == 1) {
@@ -109,25 +111,26 @@ void configure(Plan& plan, const Machine& machine) {
   b.segs = W::kPositions;
   b.seg_k = p.ic;
   b.row_unit = W::kOut;
-  configure_gemm(plan, machine);
+  if constexpr (W::kFip) {
+    const FipUkernel& k = take_leaf<FipUkernel>(plan, machine);
+    b.mr = k.mr, b.nr = k.nr;
+    b.panels = div_up(p.oc, b.nr);
+  } else {
+    configure_gemm(plan, machine);
+  }
   if (find_ukernel<WinogradUkernel>(plan.isa)->nr != b.nr)
     throw std::logic_error("Winograd's transforms and products differ in the channels of a panel");
-  if (machine.adds_beside && machine.isa >= Isa::avx512) {
-    const FipUkernel& k = *find_ukernel<FipUkernel>(plan.isa);
-    b.fip = true, b.mr = k.mr;
-    plan.ukernel_name = k.name;
-  }
   const W w(plan);
   plan.packed_bytes = b.panels * w.panel * 4;
   plan.pack_tag = "winograd f" + std::to_string(W::kOut) + "3 n" + std::to_string(b.nr) + " ic" + std::to_string(p.ic);
-  if (b.fip) plan.pack_tag += " fip";
+  if (W::kFip) plan.pack_tag += " fip";
   if (W::kStride > 1) plan.pack_tag += " stride" + std::to_string(W::kStride);
   b.mc = tiles_of_a_group(w.used(W::values(p.oh, p.ow), W::kPositions, w.v_tile),
                           w.used(W::sums(p.oh, p.ow), W::kSums, w.m_tile), b.mr, machine.l2_bytes);
   // A small problem needs no more scratch than it has tiles.
   if (static_cast<double>(p.n) * static_cast<double>(w.tiles()) < static_cast<double>(b.mc))
     b.mc = std::max<int64_t>(1, p.n * w.tiles());
-  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (b.fip ? W::kSums + 1 : 0));
+  plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (W::kFip ? W::kSums + 1 : 0));
 }
 
 // A panel of U to what the inner product wants. With stride 2 a sum may be of several blocks, and several sums share one: a column has one scale in all.
@@ -166,7 +169,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
   const Range panels = share(b.panels, worker.tid, worker.nthr), all = share(b.panels * chunks, worker.tid, worker.nthr);
   // Whole panels, where they are put in order behind.
-  const Range mine = b.fip ? Range{panels.begin * chunks, panels.end * chunks} : all;
+  const Range mine = W::kFip ? Range{panels.begin * chunks, panels.end * chunks} : all;
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
     const int64_t panel = unit / chunks, c0 = unit % chunks * kChunk, channels = std::min(kChunk, p.ic - c0);
     const int64_t first = panel * nr, count = std::min(nr, p.oc - first);
@@ -185,7 +188,7 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
     float* out = static_cast<float*>(packed) + panel * w.panel + w.heads + c0 * nr;
     for (int64_t c = 0; c < channels; ++c)
       transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, at, nr);
-    if (b.fip && unit % chunks == chunks - 1) order_weights(w, p.ic, nr, static_cast<float*>(packed) + panel * w.panel);
+    if (W::kFip && unit % chunks == chunks - 1) order_weights(w, p.ic, nr, static_cast<float*>(packed) + panel * w.panel);
   }
 }
 
@@ -362,18 +365,18 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
       for (int s = 0; s < sum.segs; ++s) a_seg[s] = sum.position[s] * w.v_position, b_seg[s] = sum.block[s] * w.block;
       g.b = weights + (sum.segs == 1 ? b_seg[0] : 0);
       g.b_seg = sum.segs == 1 ? nullptr : b_seg;
-      FetchList fetch(sum.segs * (b.fip ? w.steps : p.ic));
+      FetchList fetch(sum.segs * (W::kFip ? w.steps : p.ic));
       const int64_t next = sum.first + sum.count;
       if (register_tiles && soon.elements) {
         const int64_t from = soon.elements * step / steps, to = soon.elements * (step + sum.segs) / steps;
-        fetch.add_spread(soon.begin + from, to - from, register_tiles, b.fip ? 6 : 2);
+        fetch.add_spread(soon.begin + from, to - from, register_tiles, W::kLines);
       } else if (register_tiles && worth_fetching(plan) && (next < W::kBlocks || weights + w.panel < end)) {
         const auto& after = next < W::kBlocks ? (&sum)[1] : W::kTable.sums[0];
         fetch.add_spread(weights + (next < W::kBlocks ? next * w.block : w.panel - w.heads),
-                         after.count * w.block + (next < W::kBlocks ? 0 : w.heads), register_tiles, b.fip ? 6 : 2);
+                         after.count * w.block + (next < W::kBlocks ? 0 : w.heads), register_tiles, W::kLines);
       }
       step += sum.segs;
-      if (b.fip && register_tiles) {
+      if (W::kFip && register_tiles) {
         const int64_t number = &sum - W::kTable.sums, at = number * h.tiles + tiles.begin;
         f.a = g.a, f.b = weights, f.c = g.c;
         f.segs = sum.segs, f.a_seg = a_seg, f.b_seg = b_seg;
@@ -463,13 +466,13 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       transform_input(plan, args, w, at + part.begin, part.end - part.begin, channels, v + part.begin * w.v_tile);
     }
     if (common) worker.barrier->wait();
-    for (int r = 0; b.fip && r < (common ? rows : 1); ++r) {
+    for (int r = 0; W::kFip && r < (common ? rows : 1); ++r) {
       const Range part = common ? share(tiles, r, rows) : Range{0, tiles};
       const int64_t own = part.end - part.begin;
       const Range mine = common ? share(own, worker.tid, worker.nthr) : Range{0, own};
       order(plan, w, at + part.begin, own, mine, v + part.begin * w.v_tile, h.from(part.begin));
     }
-    if (common && b.fip) worker.barrier->wait();
+    if (common && W::kFip) worker.barrier->wait();
     const Range part = common ? share(tiles, worker.tid % rows, rows) : Range{0, tiles};
     if (part.begin == part.end) continue;
     // The first group meets weights that lie far away; those after it find them nearer, and the input far away.
@@ -483,6 +486,7 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 template <class W>
 bool prefers_not(const Problem& p, const Machine& machine) {
+  if (W::kFip != adds_beside(machine)) return true;
   constexpr double kAgainstDirect = W::kStride == 1 ? kStreamed : kStreamedStride2;
   const double direct = direct_cycles(p, machine, kAgainstDirect);
   if (winograd_cycles<W::kOut, W::kStride>(p, machine, kAgainstDirect) >
@@ -499,17 +503,32 @@ bool prefers_not(const Problem& p, const Machine& machine) {
 
 template <class W>
 constexpr Algorithm algorithm(const char* name, const char* kernel) {
-  return {Op::conv2d,     name, kernel, "cpu", refuses<W>, configure<W>, pack<W>, run<W>, leaves_of<GemmUkernel>,
-          prefers_not<W>, true};
+  return {Op::conv2d,
+          name,
+          kernel,
+          "cpu",
+          refuses<W>,
+          configure<W>,
+          pack<W>,
+          run<W>,
+          W::kFip ? leaves_of<FipUkernel> : leaves_of<GemmUkernel>,
+          prefers_not<W>,
+          true};
 }
 
 }  // namespace
 
-extern const Algorithm conv_winograd_f23 = algorithm<Winograd<2, 1>>("winograd_f23", "conv_winograd_f23");
-extern const Algorithm conv_winograd_f43 = algorithm<Winograd<4, 1>>("winograd_f43", "conv_winograd_f43");
+extern const Algorithm conv_winograd_f23 = algorithm<Winograd<2, 1, false>>("winograd_f23", "conv_winograd_f23");
+extern const Algorithm conv_winograd_f43 = algorithm<Winograd<4, 1, false>>("winograd_f43", "conv_winograd_f43");
 extern const Algorithm conv_winograd_f23_stride2 =
-    algorithm<Winograd<2, 2>>("winograd_f23", "conv_winograd_f23_stride2");
+    algorithm<Winograd<2, 2, false>>("winograd_f23", "conv_winograd_f23_stride2");
 extern const Algorithm conv_winograd_f43_stride2 =
-    algorithm<Winograd<4, 2>>("winograd_f43", "conv_winograd_f43_stride2");
+    algorithm<Winograd<4, 2, false>>("winograd_f43", "conv_winograd_f43_stride2");
+extern const Algorithm conv_winograd_f23_fip = algorithm<Winograd<2, 1, true>>("winograd_f23_fip", "conv_winograd_f23_fip");
+extern const Algorithm conv_winograd_f43_fip = algorithm<Winograd<4, 1, true>>("winograd_f43_fip", "conv_winograd_f43_fip");
+extern const Algorithm conv_winograd_f23_fip_stride2 =
+    algorithm<Winograd<2, 2, true>>("winograd_f23_fip", "conv_winograd_f23_fip_stride2");
+extern const Algorithm conv_winograd_f43_fip_stride2 =
+    algorithm<Winograd<4, 2, true>>("winograd_f43_fip", "conv_winograd_f43_fip_stride2");
 
 }  // namespace fastconv
