@@ -5,7 +5,9 @@
 namespace fastconv {
 namespace {
 
-constexpr double kWorthwhileFill = 0.95;  // of the vectors of pixels; below, tiles of pixels waste less
+// Of the vectors of pixels; below, tiles of pixels waste less. With few channels their turned ends weigh more.
+constexpr double kWorthwhileFill = 0.95, kFillOfFew = 0.9;
+constexpr int64_t kFew = 192;
 constexpr int64_t kMaxScratchBytes = 64 << 20;
 
 const char* refuses(const Problem& p, const Machine& machine) {
@@ -106,9 +108,10 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }
 
 bool prefers_not(const Problem& p, const Machine& machine) {
-  if (!adds_beside(machine) || p.ic < 32 || p.oc < 32) return true;
+  if (!adds_beside(machine) || p.ic < 24 || p.oc < 24 || p.ic * p.oc < 3000 || p.oh * p.ow < 64) return true;
   const int64_t plane = p.oh * p.ow, lanes = find_ukernel<FipUkernel>(machine.isa)->nr / 2;
-  return static_cast<double>(plane) < kWorthwhileFill * static_cast<double>(round_up(plane, lanes));
+  const double fill = static_cast<double>(plane) / static_cast<double>(round_up(plane, lanes));
+  return fill < (p.ic <= kFew ? kFillOfFew : kWorthwhileFill);
 }
 
 }  // namespace
