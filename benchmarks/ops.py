@@ -125,7 +125,7 @@ def max_relative_l2(problem: Problem, algorithm: str = "direct") -> float:
         return 16 * 2.0**-24
     if problem.op == "softmax":
         return (16 + math.log(problem.ic) + math.sqrt(problem.ic) / 4) * 2.0**-24
-    return oracle.MAX_WINOGRAD_L2 if algorithm == "winograd_f43" else oracle.MAX_RELATIVE_L2
+    return oracle.MAX_WINOGRAD_L2 if algorithm.startswith("winograd_f43") else oracle.MAX_RELATIVE_L2
 
 
 def kernels(op: str) -> list[dict[str, Any]]:

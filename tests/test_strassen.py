@@ -5,6 +5,7 @@ cut."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 import fastconv as fc
 import reference as ref
-from helpers import F32, LAYOUTS, fenced, integers, max_isa, normal, usable_levels
+from helpers import F32, LAYOUTS, adds_beside, fenced, integers, max_isa, normal, usable_levels
 
 FORMS = {
     "conv_strassen": "NHWC",
@@ -217,6 +218,13 @@ def _same(actual: F32, expected: F32) -> None:
 # --- choice -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def nothing_beside() -> Iterator[None]:
+    """Where additions go beside products, "auto" takes the inner product instead: test_fip.py."""
+    with adds_beside(False):
+        yield
+
+
 def chosen(shape: tuple[int, ...], oc: int, layout: str = "NHWC", **options: Any) -> dict[str, Any]:
     """shape: of NHWC."""
     n, h, w, c = shape
@@ -225,6 +233,7 @@ def chosen(shape: tuple[int, ...], oc: int, layout: str = "NHWC", **options: Any
     return fc.explain("conv2d", shape, (oc, 1, 1, c), layout=layout, **options)
 
 
+@pytest.mark.usefixtures("nothing_beside")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_auto_takes_it_where_it_pays(layout: str) -> None:
     assert chosen((1, 14, 14, 256), 1024, layout)["algorithm"] == "strassen"
@@ -235,6 +244,7 @@ def test_auto_takes_it_where_it_pays(layout: str) -> None:
         assert any("strassen" in name and "faster" in reason for name, reason in plan["refused"].items())
 
 
+@pytest.mark.usefixtures("nothing_beside")
 def test_auto_takes_channels_as_rows_where_planes_fill_vectors() -> None:
     assert chosen((1, 56, 56, 64), 256, "NCHW")["kernel"] == "conv_strassen_planes"
     assert chosen((1, 28, 28, 512), 128, "NCHW")["kernel"] == "conv_strassen_planes"
@@ -243,6 +253,7 @@ def test_auto_takes_channels_as_rows_where_planes_fill_vectors() -> None:
     assert chosen((1, 56, 56, 64), 64, "NCHW")["algorithm"] == "direct"
 
 
+@pytest.mark.usefixtures("nothing_beside")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_choice_does_not_depend_on_the_batch(layout: str) -> None:
     for size, ic, oc in ((56, 64, 256), (28, 512, 128), (14, 256, 1024), (8, 256, 256), (12, 256, 256)):

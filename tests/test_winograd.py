@@ -11,14 +11,18 @@ import pytest
 
 import fastconv as fc
 import reference as ref
-from helpers import F32, fenced, integers, max_isa, normal, run_python, usable_levels
+from helpers import F32, adds_beside, fenced, integers, max_isa, normal, run_python, usable_levels
 
-ALGORITHMS = ["winograd_f23", "winograd_f43"]
+ALGORITHMS = ["winograd_f23", "winograd_f43", "winograd_f23_fip", "winograd_f43_fip"]
 KERNELS = {
     "conv_winograd_f23": (2, 1),
     "conv_winograd_f43": (4, 1),
     "conv_winograd_f23_stride2": (2, 2),
     "conv_winograd_f43_stride2": (4, 2),
+    "conv_winograd_f23_fip": (2, 1),
+    "conv_winograd_f43_fip": (4, 1),
+    "conv_winograd_f23_fip_stride2": (2, 2),
+    "conv_winograd_f43_fip_stride2": (4, 2),
 }
 """Side of the output tile, and the stride."""
 
@@ -260,8 +264,10 @@ def chosen(winograd: bool = True, algorithm: Any = "auto", stride: int = 1) -> s
 
 
 def test_auto_takes_winograd_where_it_pays() -> None:
-    assert chosen() == "winograd_f43"
-    assert chosen(stride=2) == "winograd_f43"
+    """By the inner product where additions go beside products: test_fip.py."""
+    with adds_beside(False):
+        assert chosen() == "winograd_f43"
+        assert chosen(stride=2) == "winograd_f43"
     assert chosen(stride=3) == "direct"
     few = fc.Conv2d(np.zeros((4, 3, 3, 3), np.float32), padding=1).explain((1, 3, 56, 56))
     assert few["algorithm"] == "direct"
@@ -279,10 +285,10 @@ def test_kernels_of_one_name_share_out_the_strides() -> None:
     """With one output the stride means nothing; with one row only that of the columns does."""
     w = np.zeros((4, 4, 3, 3), np.float32)
     for (kernel, (_, own)), stride in itertools.product(KERNELS.items(), (1, 2)):
-        name = "winograd_f23" if "f23" in kernel else "winograd_f43"
+        name = kernel.removeprefix("conv_").removesuffix("_stride2")
         for shape in ((1, 4, 9, 9), (1, 4, 3, 9), (1, 4, 9, 3)):
             plan = fc.explain("conv2d", shape, w.shape, stride=stride, algorithm=name)
-            assert (plan["kernel"] == kernel) == (stride == own and name in kernel)
+            assert (plan["kernel"] == kernel) == (stride == own)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +340,7 @@ def test_environment() -> None:
         "w = np.zeros((64, 64, 3, 3), np.float32)\n"
         "for a in ('auto', 'winograd_f43'):\n"
         "    for s in (1, 2):\n"
-        "        print(fc.Conv2d(w, stride=s, padding=1, algorithm=a).explain((1, 64, 56, 56))['algorithm'])\n"
+        "        print(fc.Conv2d(w, stride=s, padding=1, algorithm=a).explain((1, 64, 56, 56))['algorithm'].removesuffix('_fip'))\n"
     )
     for value, expected in (("0", "direct"), ("1", "winograd_f43"), ("", "winograd_f43")):
         done = run_python(code, env={"FASTCONV_WINOGRAD": value})

