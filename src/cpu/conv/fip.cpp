@@ -254,7 +254,9 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 
 // Where both numbers of channels are small, ordering the pixels takes what the products save.
 bool prefers_not(const Problem& p, const Machine& machine) {
-  return !adds_beside(machine) || p.ic < 24 || p.oc < 24 || (p.ic <= 64 && p.oc <= 64) || p.oh * p.ow < 16;
+  if (!adds_beside(machine) || p.ic < 24 || p.oc < 24 || p.oh * p.ow < 16) return true;
+  if (p.layout == Layout::nchw && p.ic * p.oc < 3000) return true;
+  return p.ic <= 64 && p.oc <= 64;
 }
 
 }  // namespace

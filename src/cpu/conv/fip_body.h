@@ -338,12 +338,14 @@ struct Fip {
       a += kFipHead;
       multiply<MR, V, kLines, kMr, kFipRuns * kMr>(acc, a, next, b, p.steps, fetch, fetch_step);
     }
+    F column[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const F column = simd::load(p.columns + kNr + v * kL);
+    for (int v = 0; v < V; ++v) column[v] = simd::load(p.columns + kNr + v * kL);
+    if constexpr (kKind == kSums || kKind == kTurned)
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) acc[i][v] = simd::mul(simd::mul(acc[i][v], simd::set1(scales[i])), column);
-    }
+      for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = simd::mul(simd::mul(acc[i][v], column[v]), simd::set1(scales[i]));
     if constexpr (kKind == kSums) {
       float* const c = p.c + row * p.c_row;
       const int64_t c_row = p.c_row;
@@ -359,9 +361,9 @@ struct Fip {
         for (int v = 0; v < V; ++v) simd::store(sums + i * kNr + v * kL, i < MR ? acc[i < MR ? i : 0][v] : simd::zero());
       finish_turned(p, row, MR, sums);
     } else if (p.n < V * kL) {
-      finish_rows<kKind, MR, V, true>(p, row, acc);
+      finish_rows<kKind, MR, V, true>(p, row, acc, column, scales);
     } else {
-      finish_rows<kKind, MR, V, false>(p, row, acc);
+      finish_rows<kKind, MR, V, false>(p, row, acc, column, scales);
     }
   }
 
@@ -371,9 +373,10 @@ struct Fip {
       for (int v = 0; v < kNv; ++v) __builtin_prefetch(row + v * kL, 0, 2);
   }
 
+  // The scales are powers of two: only the sum with the bias rounds.
   template <Kind kKind, int MR, int V, bool kMasked>
-  static inline __attribute__((always_inline)) void finish_rows(const FipPanel& p, int64_t row,
-                                                                const F (&acc)[MR][V]) {
+  static inline __attribute__((always_inline)) void finish_rows(const FipPanel& p, int64_t row, const F (&acc)[MR][V],
+                                                                const F (&column)[V], const float* scales) {
     const F least = simd::set1(p.relu ? 0.0f : -__builtin_inff());  // max(least, y) is y, also where y is NaN or -0
     const int64_t c_row = p.c_row;
     float* const c = p.c + row * c_row;
@@ -389,10 +392,11 @@ struct Fip {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
+      const F scale = simd::set1(scales[i]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         if (kKind == kPlanes) bias[v] = biases ? simd::set1(biases[row + i]) : simd::zero();
-        F y = simd::add(acc[i][v], bias[v]);
+        F y = simd::fma(simd::mul(acc[i][v], column[v]), scale, bias[v]);
         if (r) y = simd::add(y, kMasked ? simd::load(r + i * c_row + v * kL, mask[v]) : simd::load(r + i * c_row + v * kL));
         y = simd::max(least, y);
         if (kMasked) {
