@@ -1,6 +1,6 @@
-"""Winograd's inner product, two multiplications for three products: 1x1 convolutions with pixels or channels as rows, and
-Winograd's own products (whose tails are those of test_winograd.py). Tails of steps, tiles and panels, scales from one end of
-float32 to the other, when "auto" may take it, the same bits however the work is cut."""
+"""Winograd's inner product, two multiplications for three products: 1x1 convolutions with pixels or channels as rows,
+and Winograd's own products (whose tails are those of test_winograd.py). Tails of steps, tiles and panels, scales from
+one end of float32 to the other, when "auto" may take it, the same bits however the work is cut."""
 
 from __future__ import annotations
 
@@ -316,7 +316,13 @@ def test_auto_takes_channels_as_rows_where_planes_fill_vectors() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_choice_does_not_depend_on_the_batch(layout: str) -> None:
     with adds_beside(True):
-        for size, ic, oc, k in ((56, 64, 256, 1), (28, 512, 128, 1), (14, 256, 1024, 1), (7, 160, 960, 1), (14, 256, 256, 3)):
+        for size, ic, oc, k in (
+            (56, 64, 256, 1),
+            (28, 512, 128, 1),
+            (14, 256, 1024, 1),
+            (7, 160, 960, 1),
+            (14, 256, 256, 3),
+        ):
             assert len({chosen((n, size, size, ic), oc, layout, k)["kernel"] for n in (1, 2, 16, 100)}) == 1
 
 

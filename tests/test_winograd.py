@@ -340,7 +340,8 @@ def test_environment() -> None:
         "w = np.zeros((64, 64, 3, 3), np.float32)\n"
         "for a in ('auto', 'winograd_f43'):\n"
         "    for s in (1, 2):\n"
-        "        print(fc.Conv2d(w, stride=s, padding=1, algorithm=a).explain((1, 64, 56, 56))['algorithm'].removesuffix('_fip'))\n"
+        "        plan = fc.Conv2d(w, stride=s, padding=1, algorithm=a).explain((1, 64, 56, 56))\n"
+        "        print(plan['algorithm'].removesuffix('_fip'))\n"
     )
     for value, expected in (("0", "direct"), ("1", "winograd_f43"), ("", "winograd_f43")):
         done = run_python(code, env={"FASTCONV_WINOGRAD": value})

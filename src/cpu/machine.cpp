@@ -172,7 +172,11 @@ Machine current_machine() {
   const MachineInfo& info = machine_info();
   const int64_t set = stream_bytes.load(std::memory_order_relaxed);
   const int adds = adds_beside.load(std::memory_order_relaxed);
-  return {current_isa(), info.l1d_bytes, info.l2_bytes, info.l3_bytes, set > 0 ? set : info.l3_bytes / 2,
+  return {current_isa(),
+          info.l1d_bytes,
+          info.l2_bytes,
+          info.l3_bytes,
+          set > 0 ? set : info.l3_bytes / 2,
           adds < 0 ? info.adds_beside : adds != 0};
 }
 

@@ -12,8 +12,8 @@ struct MachineInfo {
   std::string cpu;              // the processor's own name
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;
   bool adds_beside = false;  // Machine::adds_beside, by the processor's family
-  int cpus_affinity = 1;   // processors in the affinity mask
-  double cpu_quota = 0.0;  // processors' worth of time that the container grants; 0: no limit
+  int cpus_affinity = 1;     // processors in the affinity mask
+  double cpu_quota = 0.0;    // processors' worth of time that the container grants; 0: no limit
 };
 
 const MachineInfo& machine_info();  // found once, at first use

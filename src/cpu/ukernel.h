@@ -251,10 +251,10 @@ struct StrassenUkernel {
 // one a column of b. Where a core adds beside its multipliers (Machine::adds_beside), two products of three are made so and the third as usual:
 // as many multiplications as additions, two for three.
 // The reduction is walked in steps of three, runs 0, 1 and 2: a1 b1 and a2 b2 are those of runs 0 and 1. Channels in blocks of 48, run r of block g
-// its channels 16 r .. 16 r + 15; what is left past whole blocks has steps of a third, rounded up, each run its part of them (FipOrder).
+// its channels 16 r .. 16 r + 15; what is left past whole blocks has steps of a third, rounded up, each run its part of them.
 // Rows of a and columns of b are scaled by powers of two to a root mean square of about 1; else the sums would lose what is small beside what is
 // large. a2 and b2 are negated in odd steps, so that what is subtracted grows like a random sum, not like a sum of squares.
-enum { kFipRun = 16, kFipRuns = 3, kFipHead = 32 };
+enum { kFipRun = 16, kFipRuns = 3, kFipBlock = kFipRun * kFipRuns, kFipHead = 32 };
 // a: rows a_row apart, each in its blocks [run][16], and what is added to their sums before and their scales apart; or register tiles of mr
 // rows, a_tile apart: [16] what is added before, [16] scales, [step][run][mr].
 // b: panels: [nr] what is added to a column's sums, [nr] its scale, [step][run][nr], zero-padded columns.
@@ -266,7 +266,7 @@ struct FipPixels {  // rows of a, of k values each; in place where a == src and 
   const int64_t* places;  // or null: row i lies places[i] behind src and a, whatever src_row and a_row
   float *heads, *scales;  // row i's head_step i further on
   int64_t head_step;
-  int32_t together;   // all rows have one scale, by their common root mean square; written once
+  int32_t together;  // all rows have one scale, by their common root mean square; written once
 };
 struct FipPlanes {  // a register tile, or a panel: `rows` values next to each other, in planes
   const float* src;
@@ -276,21 +276,22 @@ struct FipPlanes {  // a register tile, or a panel: `rows` values next to each o
 
 // One panel: c[row][column] = act(scales (sums) + bias + residual).
 struct FipPanel {
-  const float *a, *b;            // b: [step][run][nr]; what precedes that of a panel is at `columns`
+  const float *a, *b;  // b: [step][run][nr]; what precedes that of a panel is at `columns`
   const float* columns;
-  int64_t segs;                  // sums: so many products are added up, of the same scales, b_seg and a_seg behind b and a; else not used
+  int64_t
+      segs;  // sums: so many products are added up, of the same scales, b_seg and a_seg behind b and a; else not used
   const int64_t *a_seg, *b_seg;
-  int64_t a_row;                 // rows, sums
-  const float *heads, *scales;   // of the rows, likewise
-  int64_t a_tile;                // turned, planes
+  int64_t a_row;                // rows, sums
+  const float *heads, *scales;  // of the rows, likewise
+  int64_t a_tile;               // turned, planes
   int64_t steps;
   float* c;
-  int64_t c_row, c_col;   // one of them is 1: c_row by `turned`, else c_col
-  const float* residual;  // strides of c; or null
-  const float* bias;      // a value a column, of `planes` a row; or null
-  int64_t count;          // of rows, cut into register tiles of nearly equal height
-  int64_t first, last;    // of these, the ones that are wanted
-  int64_t n;              // columns in use, 1..nr
+  int64_t c_row, c_col;    // one of them is 1: c_row by `turned`, else c_col
+  const float* residual;   // strides of c; or null
+  const float* bias;       // a value a column, of `planes` a row; or null
+  int64_t count;           // of rows, cut into register tiles of nearly equal height
+  int64_t first, last;     // of these, the ones that are wanted
+  int64_t n;               // columns in use, 1..nr
   const GemmFetch* fetch;  // one entry a wanted tile, as far as they go; what lies half a step on is asked for as well
   int64_t fetches;
   int32_t relu;

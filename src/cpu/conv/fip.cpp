@@ -43,9 +43,9 @@ void add_fip_squares(const float* values, int64_t depth, int64_t width, double* 
 void order_fip_weights(float* values, int64_t depth, int64_t width, const float* scales, double* taken) {
   float inverse[kMaxNr];
   for (int64_t j = 0; j < width; ++j) inverse[j] = scales[j] == 0 ? 0.0f : 1.0f / scales[j];
-  alignas(64) float block[FipOrder::kBlock * kMaxNr];
-  for (int64_t k0 = 0; k0 < depth; k0 += FipOrder::kBlock) {
-    const int64_t count = std::min<int64_t>(FipOrder::kBlock, depth - k0), steps = div_up(count, kFipRuns);
+  alignas(64) float block[kFipBlock * kMaxNr];
+  for (int64_t k0 = 0; k0 < depth; k0 += kFipBlock) {
+    const int64_t count = std::min<int64_t>(kFipBlock, depth - k0), steps = div_up(count, kFipRuns);
     std::memcpy(block, values + k0 * width, count * width * sizeof(float));
     std::fill(block + count * width, block + kFipRuns * steps * width, 0.0f);
     float* out = values + k0 * width;
@@ -79,7 +79,7 @@ int64_t row_of(const Problem& p) {
   return odd_lines(fip_row(p.ic));
 }
 int64_t tile_of(const Problem& p, int64_t mr) {
-  return p.layout == Layout::nhwc ? (row_of(p) + 2) * mr : fip_tile(FipOrder(p.ic).steps, mr);
+  return p.layout == Layout::nhwc ? (row_of(p) + 2) * mr : fip_tile(fip_steps(p.ic), mr);
 }
 
 // NCHW with a stride: planes of a block's pixels are gathered first.
@@ -101,14 +101,13 @@ void configure(Plan& plan, const Machine& machine) {
   const Problem& p = plan.problem;
   Blocking& b = plan.blocking;
   const FipUkernel& k = take_leaf<FipUkernel>(plan, machine);
-  const FipOrder order(p.ic);
   b.segs = kFipRuns;
-  b.seg_k = order.steps;
+  b.seg_k = fip_steps(p.ic);
   b.flat = is_flat(p);
   b.mr = k.mr;
   b.nr = k.nr;
   b.panels = div_up(p.oc, b.nr);
-  plan.packed_bytes = b.panels * fip_panel(order.steps, b.nr) * 4;
+  plan.packed_bytes = b.panels * fip_panel(b.seg_k, b.nr) * 4;
   plan.pack_tag = "fip n" + std::to_string(b.nr);
   const int64_t tile = tile_of(p, b.mr), bytes = (tile + (gathers(p) ? p.ic * b.mr : 0)) * 4;
   int64_t tiles = std::max<int64_t>(1, machine.l2_bytes / 2 / bytes);
@@ -262,7 +261,7 @@ bool prefers_not(const Problem& p, const Machine& machine) {
 }  // namespace
 
 extern const Algorithm conv_fip = {
-    Op::conv2d, "fip", "conv_fip",            "cpu",       refuses, configure,
-    pack,       run,   leaves_of<FipUkernel>, prefers_not, true,    /*planes_apart=*/true};
+    Op::conv2d,  "fip", "conv_fip",           "cpu", refuses, configure, pack, run, leaves_of<FipUkernel>,
+    prefers_not, true,  /*planes_apart=*/true};
 
 }  // namespace fastconv

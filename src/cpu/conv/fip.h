@@ -16,22 +16,17 @@ inline bool adds_beside(const Machine& machine) {
   return machine.adds_beside && machine.isa >= Isa::avx512;
 }
 
-// Where the values of a row or column go (FipUkernel): step and run of value k, of `depth` in all.
-struct FipOrder {
-  explicit FipOrder(int64_t depth)
-      : whole(depth / kBlock * kBlock), rest(div_up(depth - whole, kFipRuns)), steps(whole / kFipRuns + rest) {}
-  int64_t step(int64_t k) const { return k < whole ? k / kBlock * kFipRun + k % kFipRun : whole / kFipRuns + (k - whole) % rest; }
-  int64_t run(int64_t k) const { return k < whole ? k % kBlock / kFipRun : (k - whole) / rest; }
-  static constexpr int64_t kBlock = int64_t{kFipRun} * kFipRuns;
-  const int64_t whole, rest, steps;
-};
+// Steps of a reduction: those of whole blocks, and a third of what is left.
+inline int64_t fip_steps(int64_t depth) {
+  return depth / kFipBlock * kFipRun + div_up(depth % kFipBlock, kFipRuns);
+}
 
 // A panel of columns, a row of a, and a register tile of rows, in values.
 inline int64_t fip_panel(int64_t steps, int64_t nr) {
   return (2 + kFipRuns * steps) * nr;
 }
 inline int64_t fip_row(int64_t depth) {
-  return round_up(depth, FipOrder::kBlock);
+  return round_up(depth, kFipBlock);
 }
 inline int64_t fip_tile(int64_t steps, int64_t mr) {
   return odd_lines(kFipHead + steps * kFipRuns * mr);

@@ -24,7 +24,7 @@ const char* refuses(const Problem& p, const Machine& machine) {
   if (!is_flat(p)) return "not a 1x1 convolution with stride 1 and no padding";
   if (p.groups != 1) return "the channels are grouped";
   const int64_t nr = find_ukernel<FipUkernel>(machine.isa)->nr;
-  if (p.ic > kMaxReduction || fip_panel(FipOrder(p.ic).steps, nr) * 4 > kMaxScratchBytes)
+  if (p.ic > kMaxReduction || fip_panel(fip_steps(p.ic), nr) * 4 > kMaxScratchBytes)
     return "a register tile's pixels exceed 64 MiB of scratch";
   return nullptr;
 }
@@ -34,7 +34,7 @@ void configure(Plan& plan, const Machine& machine) {
   Blocking& b = plan.blocking;
   const FipUkernel& k = take_leaf<FipUkernel>(plan, machine);
   b.segs = kFipRuns;
-  b.seg_k = FipOrder(p.ic).steps;
+  b.seg_k = fip_steps(p.ic);
   b.flat = b.ahead = true;
   b.mr = k.mr;
   b.nr = k.nr;
@@ -117,7 +117,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
 }
 
 bool prefers_not(const Problem& p, const Machine& machine) {
-  if (!adds_beside(machine) || p.ic < 24 || p.oc < 24 || p.ic * p.oc < 3000 || p.oh * p.ow < 64) return true;
+  if (!adds_beside(machine) || p.ic < 16 || p.oc < 24 || p.oh * p.ow < 64) return true;
+  if (p.ic * p.oc < 3000 && p.oc < 6 * p.ic) return true;
   const int64_t plane = p.oh * p.ow, lanes = find_ukernel<FipUkernel>(machine.isa)->nr / 2;
   const double fill = static_cast<double>(plane) / static_cast<double>(round_up(plane, lanes));
   return fill < (p.ic <= kFew ? kFillOfFew : kWorthwhileFill);

@@ -22,6 +22,9 @@
 // 7x7x512 0.94 / 1 / 0.9; with stride 2 to 7x7x512 0.85 / 0.91 / 0.89 of direct.
 // One thread of the Zen 5, 56x56x64, of the products at the FMA peak (249 us): input transform 0.12, products 1.05, output transform 0.09; before
 // the transforms kept values in registers and the products had ends of their own 0.14, 1.11, 0.13.
+// By the inner product (winograd_f23_fip, winograd_f43_fip; two cores of a Zen 4, lone layers whose weights stay in the L3, of the time without, one
+// thread / two): 56x56x64 0.94 / 1, 28x28x128 0.84 / 0.83, 14x14x256 0.78 / 0.83, 7x7x512 0.77 / 0.76; in ResNet-50 at batch 1, where the last two wait
+// for their weights, 0.95 / 1 and 0.90 / 0.99; with stride 2 0.80 to 0.89. Errors 1.1 to 1.2 times, on sparse pictures 1.7 to 2.5 times as large.
 // Tried: V [position][tile][ic], 5 to 8 % slower at 28x28 and 14x14; groups of 14, 42 and 56 tiles, as good at one shape and
 // up to a third slower at another. Stride 2: positions outside, panels inside, M of all channels: the same within 2 %. Weights packed as
 // 9 taps and transformed right before their products: docs/performance.md.
@@ -30,8 +33,8 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "cpu/conv/fip.h"
 #include "cpu/conv/winograd.h"
+#include "cpu/conv/winograd_fip.h"
 #include "cpu/conv/winograd_tile.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/parallel.h"
@@ -53,7 +56,7 @@ struct Winograd : WinogradTile<O, S> {
   static constexpr int kLines = Fip ? 6 : 2;  // that products ask for in a step
 
   Winograd(const Problem& p, int64_t nr)
-      : steps(FipOrder(p.ic).steps),
+      : steps(fip_steps(p.ic)),
         rows(div_up(p.oh, kOut)),
         columns(div_up(p.ow, kOut)),
         whole_rows(Tile::whole(p.oh)),
@@ -133,27 +136,6 @@ void configure(Plan& plan, const Machine& machine) {
   plan.scratch_bytes = 4 * b.mc * (w.v_tile + w.m_tile + (W::kFip ? W::kSums + 1 : 0));
 }
 
-// A panel of U to what the inner product wants. With stride 2 a sum may be of several blocks, and several sums share one: a column has one scale in all.
-template <class W>
-void order_weights(const W& w, int64_t ic, int64_t nr, float* panel) {
-  constexpr bool kShared = W::kStride > 1;
-  double squares[W::kBlocks][kMaxNr] = {}, taken[W::kBlocks][kMaxNr] = {};
-  float scales[W::kBlocks][kMaxNr];
-  float* const blocks = panel + w.heads;
-  for (int64_t i = 0; i < W::kBlocks; ++i) add_fip_squares(blocks + i * w.block, ic, nr, squares[kShared ? 0 : i]);
-  for (int64_t i = 0; i < W::kBlocks; ++i) {
-    fip_scales(squares[kShared ? 0 : i], (kShared ? W::kBlocks : 1) * ic, nr, scales[i]);
-    order_fip_weights(blocks + i * w.block, ic, nr, scales[i], taken[i]);
-  }
-  for (int64_t i = 0; i < W::kSums; ++i)
-    for (int64_t j = 0; j < nr; ++j) {
-      const auto& sum = W::kTable.sums[i];
-      double all = 0;
-      for (int s = 0; s < sum.segs; ++s) all += taken[sum.block[s]][j];
-      panel[2 * i * nr + j] = static_cast<float>(-all), panel[(2 * i + 1) * nr + j] = scales[sum.block[0]][j];
-    }
-}
-
 template <class W>
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   const Problem& p = plan.problem;
@@ -167,7 +149,8 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
   int64_t at[W::kBlocks];
   for (int i = 0; i < W::kBlocks; ++i) at[i] = W::kTable.block[i] * w.block;
   alignas(64) float rows[kChunk * kTaps * kMaxNr];  // kernels side by side: (c, tap) or (tap, c) by oc
-  const Range panels = share(b.panels, worker.tid, worker.nthr), all = share(b.panels * chunks, worker.tid, worker.nthr);
+  const Range panels = share(b.panels, worker.tid, worker.nthr),
+              all = share(b.panels * chunks, worker.tid, worker.nthr);
   // Whole panels, where they are put in order behind.
   const Range mine = W::kFip ? Range{panels.begin * chunks, panels.end * chunks} : all;
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
@@ -188,60 +171,9 @@ void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
     float* out = static_cast<float*>(packed) + panel * w.panel + w.heads + c0 * nr;
     for (int64_t c = 0; c < channels; ++c)
       transform(rows + c * nr * (taps_inner ? kTaps : 1), nr * (taps_inner ? 1 : kChunk), out + c * nr, at, nr);
-    if (W::kFip && unit % chunks == chunks - 1) order_weights(w, p.ic, nr, static_cast<float*>(packed) + panel * w.panel);
+    if (W::kFip && unit % chunks == chunks - 1)
+      order_weights(w, p.ic, nr, static_cast<float*>(packed) + panel * w.panel);
   }
-}
-
-// Cuts tiles first..first+count of the batch into rectangles of one image each: fn(image, row, rows, column, columns).
-template <class W, class Fn>
-void for_each_rectangle(const W& w, int64_t first, int64_t count, const Fn& fn) {
-  for (int64_t done = 0; done < count;) {
-    const int64_t at = first + done, image = at / w.tiles(), row = at % w.tiles() / w.columns, column = at % w.columns;
-    const int64_t left = count - done;
-    int64_t rows = 1, columns = std::min(w.columns - column, left);
-    if (columns == w.columns) rows = std::min(left / columns, w.rows - row);
-    fn(image, row, rows, column, columns);
-    done += rows * columns;
-  }
-}
-
-// How many tiles of each kind (WinogradInput) there are; in this order those of a group lie in V and M, so that each product is of
-// one run of them.
-struct Kinds {
-  int64_t whole = 0, rows = 0, columns = 0, both = 0;  // ragged in those
-  template <class W>
-  void add(const W& w, int64_t row, int64_t high, int64_t column, int64_t wide) {
-    const int64_t whole_high = std::clamp<int64_t>(w.whole_rows - row, 0, high), rest_high = high - whole_high;
-    const int64_t whole_wide = std::clamp<int64_t>(w.whole_columns - column, 0, wide), rest_wide = wide - whole_wide;
-    whole += whole_high * whole_wide, rows += rest_high * whole_wide;
-    columns += whole_high * rest_wide, both += rest_high * rest_wide;
-  }
-  template <class Sum>
-  Range having(const Sum& sum) const {
-    return {sum.rest_column ? 0 : columns, columns + whole + (sum.rest_row ? rows + (sum.rest_column ? both : 0) : 0)};
-  }
-};
-
-template <class W>
-Kinds kinds_of(const W& w, int64_t first, int64_t count) {
-  Kinds all;
-  for_each_rectangle(w, first, count, [&](int64_t, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    all.add(w, row, rows, column, columns);
-  });
-  return all;
-}
-
-// for_each_rectangle, with the numbers of the rectangle's first tile of each kind: fn(image, numbers, row, ..).
-template <class W, class Fn>
-void for_each_part(const W& w, int64_t first, int64_t count, const Fn& fn) {
-  const Kinds all = kinds_of(w, first, count);
-  Kinds before;
-  for_each_rectangle(w, first, count, [&](int64_t image, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    const int64_t numbers[4] = {before.columns, all.columns + before.whole, all.columns + all.whole + before.rows,
-                                all.columns + all.whole + all.rows + before.both};
-    fn(image, numbers, row, rows, column, columns);
-    before.add(w, row, rows, column, columns);
-  });
 }
 
 // Channels of tiles first..first+count to v.
@@ -285,44 +217,6 @@ Soon input_of(const Plan& plan, const Operands& args, const W& w, int64_t first,
   };
   const int64_t begin = end(first - 1);
   return {args.src + begin, end(first + count - 1) - begin};
-}
-
-// For the inner product: what rows of V add to their sums before, [sum][tile], and the scales of tiles.
-struct Heads {
-  float *heads, *scales;
-  int64_t tiles;  // from sum to sum
-  Heads from(int64_t tile) const { return {heads + tile, scales + tile, tiles}; }
-};
-
-// Tiles mine of `count` from `first` on, which begin at v, in place to what the inner product wants. A tile's positions have one scale: a sixth of the
-// error more than with one each. Those with smaller values lose no more than the larger ones beside them.
-template <class W>
-void order(const Plan& plan, const W& w, int64_t first, int64_t count, Range mine, float* v, const Heads& h) {
-  const Kinds kinds = kinds_of(w, first, count);
-  const int64_t ends[4] = {kinds.columns, kinds.columns + kinds.whole, kinds.columns + kinds.whole + kinds.rows, count};
-  int64_t places[W::kPositions], sums[W::kPositions];
-  float heads[W::kPositions];
-  FipPixels t{};
-  t.places = places, t.k = plan.problem.ic, t.heads = heads, t.head_step = 1, t.together = 1;
-  int kind = -1;
-  for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-    if (kind < 0 || tile >= ends[kind]) {
-      while (kind < 0 || tile >= ends[kind]) ++kind;
-      // A ragged tile lacks some sums, which are not asked for later.
-      t.rows = 0;
-      for (int i = 0; i < W::kSums; ++i) {
-        const auto& sum = W::kTable.sums[i];
-        if ((!sum.rest_column && (kind == 0 || kind == 3)) || (!sum.rest_row && kind >= 2)) continue;
-        for (int s = 0; s < sum.segs; ++s) sums[t.rows] = i, places[t.rows++] = sum.position[s] * w.v_position;
-      }
-    }
-    t.src = t.a = v + tile * w.v_tile, t.scales = h.scales + tile;
-    find_ukernel<FipUkernel>(plan.isa)->order_rows(&t);
-    for (int64_t i = 0; i < t.rows; ++i) {
-      const int64_t at = sums[i] * h.tiles + tile;
-      h.heads[at] = i > 0 && sums[i] == sums[i - 1] ? h.heads[at] + heads[i] : heads[i];
-    }
-  }
 }
 
 // Products and output transforms of the tiles first..first+count, which begin at v, and of some panels. Meanwhile `soon` is
@@ -503,17 +397,10 @@ bool prefers_not(const Problem& p, const Machine& machine) {
 
 template <class W>
 constexpr Algorithm algorithm(const char* name, const char* kernel) {
-  return {Op::conv2d,
-          name,
-          kernel,
-          "cpu",
-          refuses<W>,
-          configure<W>,
-          pack<W>,
-          run<W>,
-          W::kFip ? leaves_of<FipUkernel> : leaves_of<GemmUkernel>,
-          prefers_not<W>,
-          true};
+  return {Op::conv2d,     name,       kernel,
+          "cpu",          refuses<W>, configure<W>,
+          pack<W>,        run<W>,     W::kFip ? leaves_of<FipUkernel> : leaves_of<GemmUkernel>,
+          prefers_not<W>, true};
 }
 
 }  // namespace
@@ -524,8 +411,10 @@ extern const Algorithm conv_winograd_f23_stride2 =
     algorithm<Winograd<2, 2, false>>("winograd_f23", "conv_winograd_f23_stride2");
 extern const Algorithm conv_winograd_f43_stride2 =
     algorithm<Winograd<4, 2, false>>("winograd_f43", "conv_winograd_f43_stride2");
-extern const Algorithm conv_winograd_f23_fip = algorithm<Winograd<2, 1, true>>("winograd_f23_fip", "conv_winograd_f23_fip");
-extern const Algorithm conv_winograd_f43_fip = algorithm<Winograd<4, 1, true>>("winograd_f43_fip", "conv_winograd_f43_fip");
+extern const Algorithm conv_winograd_f23_fip =
+    algorithm<Winograd<2, 1, true>>("winograd_f23_fip", "conv_winograd_f23_fip");
+extern const Algorithm conv_winograd_f43_fip =
+    algorithm<Winograd<4, 1, true>>("winograd_f43_fip", "conv_winograd_f43_fip");
 extern const Algorithm conv_winograd_f23_fip_stride2 =
     algorithm<Winograd<2, 2, true>>("winograd_f23_fip", "conv_winograd_f23_fip_stride2");
 extern const Algorithm conv_winograd_f43_fip_stride2 =
