@@ -52,7 +52,7 @@ py::dict machine() {
   const fc::MachineInfo& m = fc::machine_info();
   return py::dict("isa"_a = fc::to_string(fc::current_isa()), "isa_found"_a = fc::to_string(m.isa_found),
                   "cpu"_a = m.cpu, "l1d_bytes"_a = m.l1d_bytes, "l2_bytes"_a = m.l2_bytes, "l3_bytes"_a = m.l3_bytes,
-                  "cpus_affinity"_a = m.cpus_affinity,
+                  "adds_beside"_a = fc::current_machine().adds_beside, "cpus_affinity"_a = m.cpus_affinity,
                   "cpu_quota"_a = m.cpu_quota > 0 ? py::object(py::float_(m.cpu_quota)) : py::object(py::none()),
                   "num_threads"_a = fc::num_threads());
 }

@@ -43,7 +43,8 @@ class MaxPool:
     padding: int = 1
 
 
-DIRECT, F23, F43, F44, IM2COL = "direct", "winograd_f23", "winograd_f43", "winograd_f44", "im2col"
+DIRECT, F23, F43, F44, FIP = "direct", "winograd_f23", "winograd_f43", "winograd_f44", "fip"
+IM2COL = "im2col"
 
 
 def conv3(oc: int, algorithm: str = "auto") -> Conv:
@@ -69,6 +70,12 @@ CHAINS: dict[str, tuple[tuple[int, int, int], list[Any]]] = {
     "bottleneck, F(4,3)": ((64, 62, 32), [Conv(16), conv3(16, F43), Conv(32)]),
     "F(2,3) twice": ((61, 40, 16), [conv3(16, F23), conv3(16, F23)]),
     "F(4,3) after F(2,3)": ((66, 64, 16), [conv3(16, F23), conv3(16, F43)]),
+    "the inner product": ((65, 48, 50), [Conv(17, algorithm=FIP), depthwise(17), Conv(50, algorithm=FIP)]),
+    "F(4,3) by the inner product": ((64, 62, 32), [Conv(16), conv3(16, "winograd_f43_fip"), Conv(32)]),
+    "F(2,3), stride 2, by the inner product": (
+        (61, 40, 16),
+        [conv3(16, "winograd_f23_fip"), Conv(24, 3, 2, PAD1, algorithm="winograd_f23_fip")],
+    ),
     "F(2,3), stride 2": ((61, 40, 16), [conv3(16, F23), Conv(24, 3, 2, PAD1, algorithm=F23)]),
     "F(4,3), stride 2": ((65, 41, 16), [Conv(16), Conv(24, 3, 2, PAD1, algorithm=F43), Conv(16)]),
     "F(4,3), stride 2, rows that nobody reads": ((62, 40, 16), [Conv(16), Conv(24, 3, 2, algorithm=F43)]),
@@ -84,7 +91,7 @@ CHAINS: dict[str, tuple[tuple[int, int, int], list[Any]]] = {
 PLANES = [
     name
     for name, (_, layers) in CHAINS.items()
-    if all(isinstance(layer, MaxPool) or layer.algorithm in ("auto", DIRECT) for layer in layers)
+    if all(isinstance(layer, MaxPool) or layer.algorithm in ("auto", DIRECT, FIP) for layer in layers)
 ]
 
 

@@ -88,7 +88,7 @@ def conv2d(
             one more pixel, the neighbour (NCHW: half a plane away, or with a stride half a row or a row). Winograd's
             inner product ("fip", and "_fip" behind Winograd's names), on processors that add beside their products: 1x1
             kernels without padding, one group; an output's error goes by the norms of its pixel and its channel, and
-            an infinity becomes NaN in all outputs of its pixel.
+            an infinity may become NaN in all outputs of its pixel.
             "winograd_f43" has a relative L2 error of 1e-6 to 2e-6, "winograd_f44" 0.8e-6 to 1.5e-6, "strassen" 0.3e-6
             to 1.3e-6, "fip", "winograd_f23" and the others 0.2e-6 to 1e-6. False, or FASTCONV_WINOGRAD=0 in the
             environment, forbids them to "auto", not to those who name them.

@@ -264,8 +264,7 @@ struct FipPixels {  // rows of a, of k values each; in place where a == src and 
   float* a;
   int64_t a_row;
   const int64_t* places;  // or null: row i lies places[i] behind src and a, whatever src_row and a_row
-  float *heads, *scales;  // row i's head_step i further on
-  int64_t head_step;
+  float *heads, *scales;
   int32_t together;  // all rows have one scale, by their common root mean square; written once
 };
 struct FipPlanes {  // a register tile, or a panel: `rows` values next to each other, in planes
@@ -286,13 +285,14 @@ struct FipPanel {
   int64_t a_tile;               // turned, planes
   int64_t steps;
   float* c;
-  int64_t c_row, c_col;    // one of them is 1: c_row by `turned`, else c_col
-  const float* residual;   // strides of c; or null
-  const float* bias;       // a value a column, of `planes` a row; or null
-  int64_t count;           // of rows, cut into register tiles of nearly equal height
-  int64_t first, last;     // of these, the ones that are wanted
-  int64_t n;               // columns in use, 1..nr
-  const GemmFetch* fetch;  // one entry a wanted tile, as far as they go; what lies half a step on is asked for as well
+  int64_t c_row, c_col;   // one of them is 1: c_row by `turned`, else c_col
+  const float* residual;  // strides of c; or null
+  const float* bias;      // a value a column, of `planes` a row; or null
+  int64_t count;          // of rows, cut into register tiles of nearly equal height
+  int64_t first, last;    // of these, the ones that are wanted
+  int64_t n;              // columns in use, 1..nr
+  const GemmFetch*
+      fetch;  // one entry a wanted tile, as far as they go; a step's 2 lines evenly apart, by `planes` 1, by `sums` 6
   int64_t fetches;
   int32_t relu;
   int32_t expect;  // each register tile asks for its part of c and of the residual before its products

@@ -10,7 +10,8 @@
 // Numerics: each pixel and channel is divided by the power of two next to its root mean square, and every other pair is negated in a2 and b2, so that
 // the sums of a1 a2 and b1 b2 grow no faster than the results. Relative L2 as that of a plain sum: 0.6e-6 at 1024 channels, 0.85e-6 at 2048 (direct 0.6
 // and 0.8e-6; without the signs, of values of one sign, 7e-6 and 12e-6). Small integers are exact. What is small beside the rest of its pixel or
-// channel carries the error of the rest. A value that is not finite reaches all outputs of its pixel, an infinity as NaN.
+// channel carries the error of the rest. A value that is not finite reaches all outputs of its pixel, an
+// infinity mostly as NaN. A sum times the scale of its pixel or of its channel has to fit into a float, not only times both.
 // Measured (two cores of a Zen 4, AVX-512, in ResNet-50 at batch 1): 118 to 139 % of the FMA peak; of Strassen's time 0.76 to 0.83 on one thread
 // and on two, 0.9 for 64 to 256 channels at 56x56, of direct's 0.70 to 0.75 at 7x7. The order of 64 channels takes 40 cycles a pixel, of 256 90.
 // Tried: rows within register tiles, [block][row][run][16], 3 % faster at 64 channels, but not in place.
@@ -151,7 +152,7 @@ struct Rows {
 void order_pixels(const Plan& plan, const float* src, int64_t at, int64_t count, const Rows& rows) {
   const Problem& p = plan.problem;
   FipPixels t{};
-  t.src_row = p.sw * p.ic, t.k = p.ic, t.a_row = rows.row, t.head_step = 1;
+  t.src_row = p.sw * p.ic, t.k = p.ic, t.a_row = rows.row;
   for (int64_t done = 0; done < count; done += t.rows) {
     const int64_t row = (at + done) / p.ow, x = (at + done) % p.ow, image = row / p.oh, y = row % p.oh;
     t.rows = plan.blocking.flat ? count : std::min(count - done, p.ow - x);

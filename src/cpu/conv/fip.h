@@ -1,8 +1,6 @@
 // Shared by the drivers of Winograd's inner product: pixels as rows (fip.cpp) and as columns (fip_planes.cpp).
 #pragma once
 
-#include <cmath>
-
 #include "cpu/gemm/gemm.h"
 
 namespace fastconv {

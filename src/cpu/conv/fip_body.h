@@ -30,7 +30,8 @@ struct Fip {
     const int64_t part = fetch_step / kLines;
     for (int64_t s = steps; s > 0; --s) {
 #pragma GCC unroll 6
-      for (int i = 0; i < kLines; ++i, fetch += part) __builtin_prefetch(fetch, 0, 2);
+      for (int i = 0; i < kLines; ++i) __builtin_prefetch(fetch + i * part, 0, 2);
+      fetch += fetch_step;
       F b1[V], b2[V], b3[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
@@ -54,7 +55,8 @@ struct Fip {
 
   template <Kind kKind, int MR, int V>
   static void tile(const FipPanel& p, const float* a, int64_t row, const float* fetch, int64_t fetch_step) {
-    constexpr bool kApart = kKind == kRows || kKind == kSums;
+    static_assert(kKind != kTurned || kMr <= kL, "rows of a tile that ends turned are one vector");
+    constexpr bool kRowsApart = kKind == kRows || kKind == kSums;
     constexpr int kLines = kKind == kSums ? 6 : kKind == kPlanes ? 1 : 2;
     const float* b = p.b;
     if ((kKind == kRows || kKind == kPlanes) && p.expect) {
@@ -65,8 +67,8 @@ struct Fip {
       const float* line = (p.residual ? p.residual : p.c) + row + MR - 1;
       for (int64_t j = 0; j < p.n; ++j, line += p.c_col) __builtin_prefetch(line, 0, 2);
     }
-    const float* const heads = kApart ? p.heads + row : a;
-    const float* const scales = kApart ? p.scales + row : a + kFipRun;
+    const float* const heads = kRowsApart ? p.heads + row : a;
+    const float* const scales = kRowsApart ? p.scales + row : a + kFipRun;
     F acc[MR][V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -74,7 +76,7 @@ struct Fip {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) acc[i][v] = simd::add_each(column, heads + i);
     }
-    if constexpr (kApart) {
+    if constexpr (kRowsApart) {
       const int64_t a_row = p.a_row, segs = kKind == kSums ? p.segs : 1;
       const auto next = [a_row](const float* at) __attribute__((always_inline)) { return opaque(at + a_row); };
       const float* const first = a + row * a_row;

@@ -120,7 +120,7 @@ struct FipOperands {
     float sums[4];
     simd::sums4(taken[0], taken[R > 1 ? 1 : 0], taken[R > 2 ? 2 : 0], taken[R > 3 ? 3 : 0], sums);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) p.heads[(i + r) * p.head_step] = sums[r];
+    for (int r = 0; r < R; ++r) p.heads[i + r] = sums[r];
   }
 
   // Each row of its own scale: those of some rows are made together, since each is a chain of many operations.
@@ -139,7 +139,7 @@ struct FipOperands {
     for (int64_t r = 0; !near && r < rows; ++r)
       if (!scale_of(square[r] * each, scales[r], inverse[r]))
         far_scale(largest(o.src(i + r), 1, p.k), scales[r], inverse[r]);
-    for (int64_t r = 0; r < rows; ++r) p.scales[(i + r) * p.head_step] = scales[r];
+    for (int64_t r = 0; r < rows; ++r) p.scales[i + r] = scales[r];
   }
 
   static void order_rows(const FipPixels* part) {
@@ -221,7 +221,7 @@ struct FipOperands {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) inverse[v] = simd::load(inverses + v * kL);
     const auto put = [&](float* to, int v, F x) __attribute__((always_inline)) {
-      if constexpr (V * kL == kWidth) {
+      if constexpr (V * kL <= kWidth) {  // past `rows` zeros
         simd::store(to + v * kL, x);
       } else {
         simd::store(to + v * kL, x, mask[v]);

@@ -1,7 +1,8 @@
 // Winograd convolution, 3x3: F(2x2, 3x3) and F(4x4, 3x3), stride 1 and 2. With the output cut into tiles of o x o pixels, and
 // tiles of the input of t x t pixels:   dst[tile] = act(A' [sum_c (G wei[oc,c] G') * (B' src[tile,c] B)] A + bias + residual)
 // The sum over channels is a matrix product a position of the tile: V[tiles, ic] by U[ic, oc]; with stride 2 up to four of
-// them are one product, of 4 ic terms (winograd_tile.h). Transforms: winograd_body.h. Products: the GEMM leaf.
+// them are one product, of 4 ic terms (winograd_tile.h). Transforms: winograd_body.h. Products: the GEMM leaf, or that of the
+// inner product (fip.cpp), for which V is put in order in place, and U when it is packed (winograd_fip.h).
 // Operands: packed U [panel][block][ic][nr], transformed in float64 and rounded once, zero-padded channels.
 // Scratch: V [tile][position][ic] and M [tile][position][nr], tiles an odd number of cache lines apart, so that they spread
 // over the cache sets: transforms walk through memory in order, products read and write a row a tile. Positions of V that would lie a
@@ -11,7 +12,7 @@
 // Ragged tiles (winograd_tile.h) lack some of the products. The tiles of a group are sorted by kind, so that each product is of one run of
 // rows of V and M; places that a tile does not need are never written. A part that is multiplied together is sorted by itself.
 // Threads: tiles are shared out where there are many. Where weights outweigh them, all threads transform channels of
-// one common V, meet, and multiply by panels of their own (columns_of).
+// one common V, meet (and again where they put tiles of it in order), and multiply by panels of their own (columns_of).
 // Numerics: a tile's sequence of operations is the same wherever it lies; one sequential sum over ic a position.
 // Measured (2-core Granite-Rapids-class Xeon, AVX-512, two threads, in ResNet-50 at batch 1, NHWC, rough), us a layer, direct /
 // F(4,3) / F(2,3): 56x56x64 565 / 230 / 350, 28x28x128 569 / 245 / 318, 14x14x256 590 / 460 / 357, 7x7x512 810 / 1350 / 725.
@@ -278,7 +279,7 @@ void multiply(const Plan& plan, const Operands& args, const W& w, int64_t first,
         f.heads = h.heads + at, f.scales = h.scales + tiles.begin;
         f.count = g.inner, f.last = register_tiles;
         fetch.give(f);
-        find_ukernel<FipUkernel>(plan.isa)->sums(&f);
+        fip_of(plan).sums(&f);
       } else if (register_tiles) {
         fetch.give(g);
         gemm_of(plan).sums(&g);
@@ -360,13 +361,15 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
       transform_input(plan, args, w, at + part.begin, part.end - part.begin, channels, v + part.begin * w.v_tile);
     }
     if (common) worker.barrier->wait();
-    for (int r = 0; W::kFip && r < (common ? rows : 1); ++r) {
-      const Range part = common ? share(tiles, r, rows) : Range{0, tiles};
-      const int64_t own = part.end - part.begin;
-      const Range mine = common ? share(own, worker.tid, worker.nthr) : Range{0, own};
-      order(plan, w, at + part.begin, own, mine, v + part.begin * w.v_tile, h.from(part.begin));
+    if constexpr (W::kFip) {
+      for (int r = 0; r < (common ? rows : 1); ++r) {
+        const Range part = common ? share(tiles, r, rows) : Range{0, tiles};
+        const int64_t count = part.end - part.begin;
+        const Range own = common ? share(count, worker.tid, worker.nthr) : Range{0, count};
+        order(plan, w, at + part.begin, count, own, v + part.begin * w.v_tile, h.from(part.begin));
+      }
+      if (common) worker.barrier->wait();
     }
-    if (common && W::kFip) worker.barrier->wait();
     const Range part = common ? share(tiles, worker.tid % rows, rows) : Range{0, tiles};
     if (part.begin == part.end) continue;
     // The first group meets weights that lie far away; those after it find them nearer, and the input far away.

@@ -45,7 +45,7 @@ void order(const Plan& plan, const W& w, int64_t first, int64_t count, Range min
   int64_t places[W::kPositions], sums[W::kPositions];
   float heads[W::kPositions];
   FipPixels t{};
-  t.places = places, t.k = plan.problem.ic, t.heads = heads, t.head_step = 1, t.together = 1;
+  t.places = places, t.k = plan.problem.ic, t.heads = heads, t.together = 1;
   int kind = -1;
   for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
     if (kind < 0 || tile >= ends[kind]) {
@@ -59,7 +59,7 @@ void order(const Plan& plan, const W& w, int64_t first, int64_t count, Range min
       }
     }
     t.src = t.a = v + tile * w.v_tile, t.scales = h.scales + tile;
-    find_ukernel<FipUkernel>(plan.isa)->order_rows(&t);
+    fip_of(plan).order_rows(&t);
     for (int64_t i = 0; i < t.rows; ++i) {
       const int64_t at = sums[i] * h.tiles + tile;
       h.heads[at] = i > 0 && sums[i] == sums[i - 1] ? h.heads[at] + heads[i] : heads[i];

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "common/algorithm.h"
-#include "common/buffer.h"
 
 namespace fastconv {
 namespace {

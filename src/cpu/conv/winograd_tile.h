@@ -12,7 +12,7 @@
 // Ragged tiles: the image's last row and column of tiles, where they have at most kRest outputs in that direction, take F(kRest, 3) at some
 // of the points of F(O, 3), so for some of the same weights: U is packed once, and a point's factor goes into the tile's own transforms.
 //   F(4,3): two outputs at {0, +-q, infinity}, 4 products for 6, with about half the error. F(2,3): one at {0, 1, -1}, 3 for 4; with
-//   stride 2 one at {0, 1}, 3 for 5: what whole tiles do for that output, so with the same bits.
+//   stride 2 one at {0, 1}, 3 for 5: what whole tiles do for that output, so with the same bits (by the inner product but for a tile's scale).
 // A tile that is ragged in one direction alone is whole in the other: 14 outputs take 3 * 6 + 4 = 22 products a side for 24, 7 take 15 for 16
 // by F(2,3) and 18 for 20 with stride 2.
 // Multiplies for an output, F(2,3) and F(4,3): 4 and 2.25 with stride 1, 6.25 and 5.06 with stride 2 (9 by definition).

@@ -63,7 +63,7 @@ class FetchList {
   void clear() { count_ = 0; }
   void add_lines(const float* at, int64_t elements) { add_spread(at, elements, 1); }
   // The same, spread evenly over `tiles` register tiles: a core has few misses in flight, and its own come first.
-  // Sums may ask for two lines a step.
+  // Sums may ask for two lines a step, those of the inner product for six.
   void add_spread(const float* at, int64_t elements, int64_t tiles, int64_t lines = 1) {
     const int64_t step = std::min(lines * kLine, div_up(elements, depth_ * tiles));
     for (int64_t i = 0; i < elements; i += depth_ * step) add({at + i, step});
