@@ -62,12 +62,19 @@ void order_fip_weights(float* values, int64_t depth, int64_t width, const float*
   }
 }
 
-void order_fip_weights(float* values, int64_t depth, int64_t width, float* head, int64_t apart) {
+void pack_fip_weights(const Plan& plan, const float* wei, int64_t first, int64_t count, int64_t width, float* head,
+                      int64_t apart, float* values) {
+  const Problem& p = plan.problem;
+  if (count < width) std::fill(values, values + p.ic * width, 0.0f);
+  if (p.weight_layout == WeightLayout::hwio) {
+    for (int64_t k = 0; k < p.ic; ++k) std::copy_n(wei + k * p.oc + first, count, values + k * width);
+  } else {
+    find_ukernel<MoveUkernel>(plan.isa)->transpose(wei + first * p.ic, p.ic, values, width, count, p.ic);
+  }
   double squares[kMaxNr] = {}, taken[kMaxNr] = {};
-  float* const scales = head + (apart ? apart : width);
-  add_fip_squares(values, depth, width, squares);
-  fip_scales(squares, depth, width, scales);
-  order_fip_weights(values, depth, width, scales, taken);
+  add_fip_squares(values, p.ic, width, squares);
+  fip_scales(squares, p.ic, width, head + apart);
+  order_fip_weights(values, p.ic, width, head + apart, taken);
   for (int64_t j = 0; j < width; ++j) head[j] = static_cast<float>(-taken[j]);
 }
 
@@ -124,21 +131,12 @@ void configure(Plan& plan, const Machine& machine) {
 
 // Packed: panels as FipUkernel wants them.
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
-  const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t size = fip_panel(b.seg_k, b.nr), nr = b.nr;
+  const int64_t size = fip_panel(b.seg_k, b.nr), oc = plan.problem.oc;
   const Range mine = share(b.panels, worker.tid, worker.nthr);
   for (int64_t u = mine.begin; u < mine.end; ++u) {
-    float *out = static_cast<float*>(packed) + u * size, *values = out + 2 * nr;
-    const int64_t first = u * nr, count = std::min(nr, p.oc - first);
-    if (count < nr) std::fill(values, values + p.ic * nr, 0.0f);
-    if (p.weight_layout == WeightLayout::hwio) {
-      for (int64_t k = 0; k < p.ic; ++k) std::copy_n(wei + k * p.oc + first, count, values + k * nr);
-    } else {
-      move.transpose(wei + first * p.ic, p.ic, values, nr, count, p.ic);
-    }
-    order_fip_weights(values, p.ic, nr, out);
+    float* out = static_cast<float*>(packed) + u * size;
+    pack_fip_weights(plan, wei, u * b.nr, std::min(b.nr, oc - u * b.nr), b.nr, out, b.nr, out + 2 * b.nr);
   }
 }
 

@@ -38,7 +38,9 @@ void add_fip_squares(const float* values, int64_t depth, int64_t width, double* 
 // Weights [depth][width] divided by their scales, in place to [step][run][width]; what they take from the sums is added to `taken`.
 void order_fip_weights(float* values, int64_t depth, int64_t width, const float* scales, double* taken);
 
-// All of this for one matrix: head[j] gets what is added to row or column j's sums before, head[apart + j] its scale.
-void order_fip_weights(float* values, int64_t depth, int64_t width, float* head, int64_t apart = 0);
+// All of this for `count` output channels of a 1x1 convolution from `first` on, in `width` places: head[j] gets what is added to channel j's sums
+// before, head[apart + j] its scale, and values its weights.
+void pack_fip_weights(const Plan& plan, const float* wei, int64_t first, int64_t count, int64_t width, float* head,
+                      int64_t apart, float* values);
 
 }  // namespace fastconv

@@ -46,21 +46,14 @@ void configure(Plan& plan, const Machine& machine) {
 
 // Packed: register tiles of nearly equal height, as FipUkernel's a.
 void pack(const Plan& plan, const float* wei, void* packed, Worker& worker) {
-  const Problem& p = plan.problem;
   const Blocking& b = plan.blocking;
-  const MoveUkernel& move = *find_ukernel<MoveUkernel>(plan.isa);
-  const int64_t size = fip_tile(b.seg_k, b.mr), mr = b.mr, base = p.oc / b.panels, extra = p.oc % b.panels;
+  const int64_t size = fip_tile(b.seg_k, b.mr), oc = plan.problem.oc, base = oc / b.panels, extra = oc % b.panels;
   const Range mine = share(b.panels, worker.tid, worker.nthr);
   for (int64_t u = mine.begin; u < mine.end; ++u) {
-    float *out = static_cast<float*>(packed) + u * size, *values = out + kFipHead;
-    const int64_t first = u * base + std::min(u, extra), count = base + (u < extra ? 1 : 0);
+    float* out = static_cast<float*>(packed) + u * size;
     std::fill(out, out + size, 0.0f);
-    if (p.weight_layout == WeightLayout::hwio) {
-      for (int64_t k = 0; k < p.ic; ++k) std::copy_n(wei + k * p.oc + first, count, values + k * mr);
-    } else {
-      move.transpose(wei + first * p.ic, p.ic, values, mr, count, p.ic);
-    }
-    order_fip_weights(values, p.ic, mr, out, kFipRun);
+    pack_fip_weights(plan, wei, u * base + std::min(u, extra), base + (u < extra ? 1 : 0), b.mr, out, kFipRun,
+                     out + kFipHead);
   }
 }
 
