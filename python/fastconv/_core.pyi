@@ -45,7 +45,8 @@ def set_tuned_source(source: Callable[[], object]) -> None:
     0."""
 
 def plan_epoch() -> int:
-    """A number that changes when equal problems may be planned otherwise: another ISA level, other tuned choices."""
+    """A number that changes when equal problems may be planned otherwise: another ISA level, other tuned choices,
+    another answer of `set_adds_beside`."""
 
 def set_adds_beside(answer: bool | None) -> None:
     """Whether plans count on additions beside products, for which Winograd's inner product is made; None: as this

@@ -105,8 +105,8 @@ struct Algorithm {
   std::vector<std::pair<Isa, const char*>> (*leaves)();
   // "auto" asks those that return true last, though they could do the problem. May be null: never.
   bool (*prefers_not)(const Problem&, const Machine&) = nullptr;
-  bool winograd =
-      false;  // fewer products, more rounding (Winograd, its inner product, Strassen): "auto" may be told to leave these out
+  // Fewer products, more rounding (Winograd, its inner product, Strassen): "auto" may be told to leave these out.
+  bool winograd = false;
   bool planes_apart = false;  // `run` obeys Operands::src_plane and dst_plane
 };
 

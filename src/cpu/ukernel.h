@@ -277,8 +277,8 @@ struct FipPlanes {  // a register tile, or a panel: `rows` values next to each o
 struct FipPanel {
   const float *a, *b;  // b: [step][run][nr]; what precedes that of a panel is at `columns`
   const float* columns;
-  int64_t
-      segs;  // sums: so many products are added up, of the same scales, b_seg and a_seg behind b and a; else not used
+  // sums: so many products are added up, of the same scales, a_seg and b_seg behind a and b; else not used.
+  int64_t segs;
   const int64_t *a_seg, *b_seg;
   int64_t a_row;                // rows, sums
   const float *heads, *scales;  // of the rows, likewise
@@ -291,8 +291,8 @@ struct FipPanel {
   int64_t count;          // of rows, cut into register tiles of nearly equal height
   int64_t first, last;    // of these, the ones that are wanted
   int64_t n;              // columns in use, 1..nr
-  const GemmFetch*
-      fetch;  // one entry a wanted tile, as far as they go; a step's 2 lines evenly apart, by `planes` 1, by `sums` 6
+  // One entry a wanted tile, as far as they go; of a step 2 lines, evenly apart, by `planes` 1, by `sums` 6.
+  const GemmFetch* fetch;
   int64_t fetches;
   int32_t relu;
   int32_t expect;  // each register tile asks for its part of c and of the residual before its products

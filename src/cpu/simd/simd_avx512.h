@@ -69,7 +69,7 @@ inline F fma(F a, F b, F c) {
 inline F nfma(F a, F b, F c) {
   return _mm512_fnmadd_ps(a, b, c);
 }  // c - a * b
-// Reads that the compiler's sanitizers are to see.
+// Under a sanitizer reads are left to the compiler, which has them checked.
 #if defined(__SANITIZE_ADDRESS__)
 #define FASTCONV_WATCHED 1
 #elif defined(__has_feature)
