@@ -11,7 +11,7 @@ import pytest
 import fastconv as fc
 import reference as ref
 from cases import POOL_CASES, PoolCase, case_id
-from helpers import F32, fenced, integers, normal, stored_past
+from helpers import F32, adds_beside, fenced, integers, normal, stored_past
 
 every_case = pytest.mark.parametrize("case", POOL_CASES, ids=case_id)
 undilated = pytest.mark.parametrize("case", [c for c in POOL_CASES if c.dilation == (1, 1)], ids=case_id)
@@ -274,6 +274,39 @@ def test_past_the_caches(
                 fc.max_pool2d(given, kernel, stride, padding, layout=layout, out=out)
                 ref.assert_exact(out, expected)
                 fc.avg_pool2d(whole, kernel, stride, padding, layout=layout, out=out)
+            ref.assert_avg_pool_close(out, mean, integers=True)
+            assert intact()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["fetched near", "not near"])
+@pytest.mark.parametrize("stream_bytes", [1, 1 << 40], ids=["far", "close"])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (5, 1, 2), (2, (1, 2), 0)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 17, 14, 14), (1, 70, 17, 17), (2, 9, 8, 35), (1, 5, 36, 66)], ids=str)
+def test_many_planes_and_what_is_fetched(
+    shape: tuple[int, ...],
+    window: tuple[Any, ...],
+    stream_bytes: int,
+    beside: bool,
+    isa: str,
+    layout: str,
+    rng: np.random.Generator,
+) -> None:
+    """Planes in groups of sixteen and a rest, some of which join; a NaN in the first group, in the second, in the last
+    plane. What is fetched while rows are read changes nothing."""
+    x = integers(rng, *shape)
+    whole = np.ascontiguousarray(ref.from_nchw(x, layout)).copy()
+    planes = x.reshape(-1, *shape[2:])
+    planes[3, 2, 5] = planes[-1, -1, -1] = planes[len(planes) // 2, 0, 0] = np.nan
+    view = np.ascontiguousarray(ref.from_nchw(x, layout))
+    expected = ref.max_pool2d(view, *window, layout=layout)[0]
+    mean = ref.avg_pool2d(whole, *window, layout=layout, count_include_pad=False)
+    with stored_past(stream_bytes), adds_beside(beside):
+        for threads in (1, 2, 5):
+            out, intact = fenced(np.zeros(expected.shape, np.float32), fence=7.0)
+            with fc.threads(threads):
+                fc.max_pool2d(fenced(view, fence=9.0)[0], *window, layout=layout, out=out)
+                ref.assert_exact(out, expected)
+                fc.avg_pool2d(fenced(whole)[0], *window, layout=layout, count_include_pad=False, out=out)
             ref.assert_avg_pool_close(out, mean, integers=True)
             assert intact()
 

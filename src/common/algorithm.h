@@ -40,6 +40,7 @@ struct Blocking {
   bool flat = false;            // 1x1, stride 1, no padding: all pixels of an image form one row
   // Register tiles of a block from which on its pixels are copied before any product, not during the first panel.
   int64_t at_once = 0;
+  bool near = false;       // what comes soon in rows that are read is fetched
   bool ahead = false;      // a block's inputs and outputs are fetched while the block before is computed
   bool expect = false;     // a register tile asks for the lines of its results before it computes them
   bool streaming = false;  // outputs are stored past the caches

@@ -124,5 +124,24 @@ inline int64_t divisor_at(const PoolCall& g, int64_t y, int64_t x) {
   return larger(counted(y * g.sh - g.pt, g.kh, g.ih, g.pb, pad) * counted(x * g.sw - g.pl, g.kw, g.iw, g.pr, pad), 1);
 }
 
+// All windows of an output row count equally many elements.
+inline bool even_row(const PoolCall& g) {
+  if (g.divisor != 0) return true;
+  const bool pad = g.count_include_pad != 0;
+  return counted(-g.pl, g.kw, g.iw, g.pr, pad) == g.kw &&
+         counted((g.ow - 1) * g.sw - g.pl, g.kw, g.iw, g.pr, pad) == g.kw;
+}
+
+// body(g) for every image of the call.
+template <class Body>
+void each_image(const PoolCall* call, Body body) {
+  PoolCall g = *call;
+  for (int64_t i = 0; i < call->images; ++i) {
+    body(g);
+    g.src += g.src_image, g.dst += g.dst_image;
+    if (g.indices) g.indices += g.dst_image;
+  }
+}
+
 }  // namespace
 }  // namespace fastconv

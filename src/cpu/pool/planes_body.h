@@ -11,14 +11,6 @@
 namespace fastconv {
 namespace {
 
-// All windows of an output row count equally many elements.
-inline bool even_row(const PoolCall& g) {
-  if (g.divisor != 0) return true;
-  const bool pad = g.count_include_pad != 0;
-  return counted(-g.pl, g.kw, g.iw, g.pr, pad) == g.kw &&
-         counted((g.ow - 1) * g.sw - g.pl, g.kw, g.iw, g.pr, pad) == g.kw;
-}
-
 // Divides the sums of output columns x0..x1-1 of row y.
 inline void divide_row(const PoolCall& g, int64_t y, int64_t x0, int64_t x1, float* out) {
   const bool pad = g.count_include_pad != 0;
@@ -215,65 +207,88 @@ inline Mask inside(const PoolCall& g, int64_t at) {
   return simd::range(lo, larger(smaller(g.iw - at, kL), lo));
 }
 
+// What is fetched while rows are read: nothing, what comes kAhead floats on in the same rows, or, two rows of the plane for each one of the output,
+// from end to end what the windows of the kRowsAhead-th output row from here see first.
+enum class Fetch { kNone, kNear, kFar };
+constexpr int64_t kRowsAhead = 4;
+
 // Of three rows the first was fetched for the windows above.
-template <int kRows>
+template <int kRows, Fetch kFetch>
 inline void fetch_new(const float* at, int64_t ld) {
+  if constexpr (kFetch == Fetch::kNear)
 #pragma GCC unroll 4
-  for (int r = kRows > 2 ? 1 : 0; r < kRows; ++r) __builtin_prefetch(at + r * ld + kAhead);
+    for (int r = kRows > 2 ? 1 : 0; r < kRows; ++r) __builtin_prefetch(at + r * ld + kAhead);
+}
+
+// As much as a vector of outputs reads newly.
+template <Fetch kFetch>
+inline void fetch_far(const float* at) {
+  if constexpr (kFetch == Fetch::kFar)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i += kLine / kL) __builtin_prefetch(at + i * kL, 0, 2);
+}
+
+// body(src, dst) for each plane of the call: where the windows of row `begin` begin, and its outputs.
+template <class Body>
+inline __attribute__((always_inline)) void each_plane(const PoolCall& g, int64_t begin, Body body) {
+  const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
+  float* dst = g.dst + begin * g.ow;
+  for (int64_t i = 0; i < g.images; ++i, src += g.src_image, dst += g.dst_image) body(src, dst);
 }
 
 // The same for rows begin..end-1, whose windows have all their rows; masks only where a row begins and ends.
-template <class R, int kRows, int kCols, bool kStream>
+template <class R, int kRows, int kCols, Fetch kFetch, bool kStream>
 [[gnu::noinline]] void halve_inner(const PoolCall& g, int64_t begin, int64_t end, const Divisor& divisor, F& watched) {
   const int64_t ld = g.dh * g.iw, step = g.sh * g.iw, vectors = (g.ow + kL - 1) / kL,
                 at_last = (vectors - 1) * 2 * kL - g.pl;
   const Mask first_a = inside(g, -g.pl), first_b = inside(g, kL - g.pl), last_a = inside(g, at_last),
              last_b = inside(g, at_last + kL), past = inside(g, at_last + 2 * kL),
              out = simd::first(g.ow - (vectors - 1) * kL);
-  const bool fits = g.ow % kL == 0;
+  const bool fits = g.ow % kL == 0, wide = simd::any(last_b);  // wide: the last windows see more than one vector
   const F identity = simd::set1(R::kIdentity);
   const Divisor by = divisor;
   F seen[2] = {simd::zero(), simd::zero()};
-  const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
-  float* dst = g.dst + begin * g.ow;
   const auto whole = [&](const float* at, F& met) __attribute__((always_inline)) {
-    fetch_new<kRows>(at, ld);
+    fetch_new<kRows, kFetch>(at, ld);
     return fold_whole<R>(at, ld, kRows, met);
   };
   const auto part = [&](const float* at, Mask some, F& met) __attribute__((always_inline)) {
-    fetch_new<kRows>(at, ld);
+    fetch_new<kRows, kFetch>(at, ld);
     return simd::select(some, fold_some<R>(at, ld, kRows, some, met), identity);
   };
-  for (int64_t y = begin; y < end; ++y, src += step, dst += g.ow) {
-    F a = part(src, first_a, seen[0]), b = part(src + kL, first_b, seen[1]);
-    F even = simd::even(a, b), odd = simd::odd(a, b);
-    for (int64_t v = 1; v < vectors; ++v) {
-      const float* at = src + v * 2 * kL;
-      const bool last = v + 1 == vectors;
-      a = last ? part(at, last_a, seen[0]) : whole(at, seen[0]);
-      b = last ? part(at + kL, last_b, seen[1]) : whole(at + kL, seen[1]);
-      const F next = simd::even(a, b);
+  each_plane(g, begin, [&](const float* src, float* dst) __attribute__((always_inline)) {
+    for (int64_t y = begin; y < end; ++y, src += step, dst += g.ow) {
+      fetch_far<kFetch>(src + kRowsAhead * step);
+      F a = part(src, first_a, seen[0]), b = part(src + kL, first_b, seen[1]);
+      F even = simd::even(a, b), odd = simd::odd(a, b);
+      for (int64_t v = 1; v < vectors; ++v) {
+        const float* at = src + v * 2 * kL;
+        fetch_far<kFetch>(src + kRowsAhead * step + v * 4 * kL);
+        const bool last = v + 1 == vectors;
+        a = last ? part(at, last_a, seen[0]) : whole(at, seen[0]);
+        b = !last ? whole(at + kL, seen[1]) : wide ? part(at + kL, last_b, seen[1]) : identity;
+        const F next = simd::even(a, b);
+        F m = R::step(even, odd);
+        if (kCols == 3) m = R::step(m, simd::slide_down<1>(even, next));
+        put<kStream>(dst + (v - 1) * kL, R::finish(m, by));
+        even = next, odd = simd::odd(a, b);
+      }
       F m = R::step(even, odd);
-      if (kCols == 3) m = R::step(m, simd::slide_down<1>(even, next));
-      put<kStream>(dst + (v - 1) * kL, R::finish(m, by));
-      even = next, odd = simd::odd(a, b);
+      if (kCols == 3) {
+        if (fits) a = part(src + vectors * 2 * kL, past, seen[0]);
+        m = R::step(m, simd::slide_down<1>(even, a));
+      }
+      m = R::finish(m, by);
+      if (fits)
+        put<kStream>(dst + (vectors - 1) * kL, m);
+      else
+        simd::store(dst + (vectors - 1) * kL, m, out);
     }
-    F m = R::step(even, odd);
-    if (kCols == 3) {
-      if (fits) a = part(src + vectors * 2 * kL, past, seen[0]);
-      m = R::step(m, simd::slide_down<1>(even, a));
-    }
-    m = R::finish(m, by);
-    if (fits)
-      put<kStream>(dst + (vectors - 1) * kL, m);
-    else
-      simd::store(dst + (vectors - 1) * kL, m, out);
-  }
+  });
   watched = seen_with<R>(seen[0], seen_with<R>(seen[1], watched));
 }
 
-// Two rows of kL / 2 windows of three columns see one column more than a vector holds: the second and third columns of their windows
-// are read from one pixel further right.
+// Two rows of kL / 2 windows of three columns see one column more than a vector holds, which is read by itself.
 inline bool one_too_many(const PoolCall& g) {
   return g.kw == 3 && 2 * g.ow == kL;
 }
@@ -287,32 +302,50 @@ inline simd::Index narrow_columns(const PoolCall& g, int64_t column) {
 }
 
 // Two such rows of at most kL / 2 columns each in one vector.
-template <class R, int kRows, int kCols>
+template <class R, int kRows, int kCols, Fetch kFetch>
 [[gnu::noinline]] void halve_narrow(const PoolCall& g, int64_t begin, int64_t end, const Plane& p, F& watched) {
   const bool full = one_too_many(g);
   const simd::Index first = p.first, second = p.second, third = p.third;
-  const Mask some = inside(g, -g.pl), shifted = inside(g, 1 - g.pl), one = simd::first(g.ow),
-             two = simd::first(2 * g.ow);
+  const bool exists = kL - g.pl < g.iw;  // that column
+  const Mask some = inside(g, -g.pl), one = simd::first(g.ow), two = simd::first(2 * g.ow);
+  const Mask upper = simd::range(kL / 2 - 1, kL / 2), lower = simd::range(kL - 1, kL);
   const int64_t ld = g.dh * g.iw, step = g.sh * g.iw, ow = g.ow;
   const F identity = simd::set1(R::kIdentity);
   const Divisor by = p.by;
   F seen[2] = {simd::zero(), simd::zero()};
   const auto columns = [&](const float* at, Mask lanes, F& met) __attribute__((always_inline)) {
-    fetch_new<kRows>(at, ld);
+    fetch_new<kRows, kFetch>(at, ld);
     return simd::select(lanes, fold_some<R>(at, ld, kRows, lanes, met), identity);
   };
-  const float* src = g.src + (begin * g.sh - g.pt) * g.iw - g.pl;
-  float* dst = g.dst + begin * ow;
-  for (int64_t y = begin; y < end; y += 2, src += 2 * step, dst += 2 * ow) {
-    const bool pair = y + 1 < end;
-    const float* lower = pair ? src + step : src;
-    const F a = columns(src, some, seen[0]), b = columns(lower, some, seen[1]);
-    F c = a, d = b;
-    if (full) c = columns(src + 1, shifted, seen[0]), d = columns(lower + 1, shifted, seen[1]);
-    F m = R::step(simd::pick(a, b, first), simd::pick(c, d, second));
-    if (kCols == 3) m = R::step(m, simd::pick(c, d, third));
-    simd::store(dst, R::finish(m, by), pair ? two : one);
-  }
+  // One column, in all lanes.
+  const auto column = [&](const float* at, F& met) __attribute__((always_inline)) {
+    F m = simd::set1(at[0]), s = m;
+#pragma GCC unroll 4
+    for (int64_t r = 1; r < kRows; ++r) {
+      const F x = simd::set1(at[r * ld]);
+      m = R::step(m, x);
+      s = seen_with<R>(x, s);
+    }
+    met = seen_with<R>(s, met);
+    return m;
+  };
+  each_plane(g, begin, [&](const float* src, float* dst) __attribute__((always_inline)) {
+    for (int64_t y = begin; y < end; y += 2, src += 2 * step, dst += 2 * ow) {
+      const bool pair = y + 1 < end;
+      const float* below = pair ? src + step : src;
+      const F a = columns(src, some, seen[0]), b = columns(below, some, seen[1]);
+      F m = R::step(simd::pick(a, b, first), simd::pick(a, b, second));
+      if (kCols == 3) {
+        F right = simd::pick(a, b, third);
+        if (full) {
+          right = simd::select(upper, exists ? column(src + kL, seen[0]) : identity, right);
+          right = simd::select(lower, exists ? column(below + kL, seen[1]) : identity, right);
+        }
+        m = R::step(m, right);
+      }
+      simd::store(dst, R::finish(m, by), pair ? two : one);
+    }
+  });
   watched = seen_with<R>(seen[0], seen_with<R>(seen[1], watched));
 }
 
@@ -341,53 +374,98 @@ void describe(const PoolCall& g, Plane& p) {
   if (flat(g)) {
     find_edges(g.iw, p);
   } else if (2 * g.ow <= kL) {
-    const int64_t shift = one_too_many(g) ? 1 : 0;
-    p.first = narrow_columns(g, 0), p.second = narrow_columns(g, 1 - shift), p.third = narrow_columns(g, 2 - shift);
+    p.first = narrow_columns(g, 0), p.second = narrow_columns(g, 1), p.third = narrow_columns(g, 2);
   }
+}
+
+template <class R, int kCols, Fetch kFetch, bool kStream>
+void halve_inside(const PoolCall& g, const Plane& p, F& seen) {
+  const auto inner = [&](auto rows) {
+    constexpr int kRows = decltype(rows)::kCount;
+    if (2 * g.ow <= kL) return halve_narrow<R, kRows, kCols, kFetch>(g, p.inner_begin, p.inner_end, p, seen);
+    halve_inner<R, kRows, kCols, kFetch, kStream>(g, p.inner_begin, p.inner_end, p.by, seen);
+  };
+  if (g.kh == 3) inner(Count<3>{});
+  if (g.kh == 2) inner(Count<2>{});
+  if (g.kh == 1) inner(Count<1>{});
 }
 
 template <class R, int kCols, bool kStream>
 void halve_rows(const PoolCall& g, const Plane& p, F& seen) {
-  const auto outer = [&](int64_t y) {
-    const Divisor by = divisor_of(R::kSums && p.even ? divisor_at(g, y, 0) : 1);
-    halve_row<R, 0, kCols, kStream>(g, rows_of(g, y), g.dst + y * g.ow, by, seen);
-  };
-  for (int64_t y = g.row_begin; y < p.inner_begin; ++y) outer(y);
   if (p.inner_begin < p.inner_end) {
-    const auto inner = [&](auto rows) {
-      constexpr int kRows = decltype(rows)::kCount;
-      if (2 * g.ow <= kL) return halve_narrow<R, kRows, kCols>(g, p.inner_begin, p.inner_end, p, seen);
-      halve_inner<R, kRows, kCols, kStream>(g, p.inner_begin, p.inner_end, p.by, seen);
-    };
-    if (g.kh == 3) inner(Count<3>{});
-    if (g.kh == 2) inner(Count<2>{});
-    if (g.kh == 1) inner(Count<1>{});
+    if (g.near) {
+      halve_inside<R, kCols, Fetch::kNear, kStream>(g, p, seen);
+    } else if (g.far && g.sh == 2) {
+      halve_inside<R, kCols, Fetch::kFar, kStream>(g, p, seen);
+    } else {
+      halve_inside<R, kCols, Fetch::kNone, kStream>(g, p, seen);
+    }
   }
-  for (int64_t y = p.inner_end; y < g.row_end; ++y) outer(y);
-  for (int64_t y = g.row_begin; R::kSums && !p.even && y < g.row_end; ++y) divide_row(g, y, 0, g.ow, g.dst + y * g.ow);
+  if (p.inner_begin == g.row_begin && p.inner_end == g.row_end && (!R::kSums || p.even)) return;
+  each_image(&g, [&](const PoolCall& one) {
+    for (int64_t y = g.row_begin; y < g.row_end; ++y) {
+      if (y == p.inner_begin) y = p.inner_end;
+      if (y == g.row_end) break;
+      const Divisor by = divisor_of(R::kSums && p.even ? divisor_at(g, y, 0) : 1);
+      halve_row<R, 0, kCols, kStream>(one, rows_of(one, y), one.dst + y * g.ow, by, seen);
+    }
+    for (int64_t y = g.row_begin; R::kSums && !p.even && y < g.row_end; ++y)
+      divide_row(g, y, 0, g.ow, one.dst + y * g.ow);
+  });
 }
 
-// The output rows of the call, of one plane. Says whether a NaN was met, if R watches for it.
 template <class R, bool kStream>
-bool pool_plane_by(const PoolCall& g, const Plane& p) {
-  F seen = simd::zero();
-  if (halves(g)) {
-    g.kw == 2 ? halve_rows<R, 2, kStream>(g, p, seen) : halve_rows<R, 3, kStream>(g, p, seen);
-  } else {
-    const int64_t begin = g.row_begin * g.ow, end = g.row_end * g.ow;
-    g.kw == 3 ? flat_run<R, 3, kStream>(g, begin, end, p, seen) : flat_run<R, 5, kStream>(g, begin, end, p, seen);
+void flat_rows(const PoolCall& g, const Plane& p, F& seen) {
+  const int64_t begin = g.row_begin * g.ow, end = g.row_end * g.ow;
+  each_image(&g, [&](const PoolCall& one) {
+    g.kw == 3 ? flat_run<R, 3, kStream>(one, begin, end, p, seen) : flat_run<R, 5, kStream>(one, begin, end, p, seen);
     for (int64_t y = g.row_begin; R::kSums && !p.even && y < g.row_end; ++y)
-      divide_row(g, y, 0, g.ow, g.dst + y * g.ow);
+      divide_row(g, y, 0, g.ow, one.dst + y * g.ow);
+  });
+}
+
+// The output rows of the call, of all its planes. Says whether a NaN was met, if R watches for it.
+template <class R, bool kStream>
+bool pool_planes_by(const PoolCall& g, const Plane& p) {
+  F seen = simd::zero();
+  if (flat(g)) {
+    flat_rows<R, kStream>(g, p, seen);
+  } else {
+    g.kw == 2 ? halve_rows<R, 2, kStream>(g, p, seen) : halve_rows<R, 3, kStream>(g, p, seen);
   }
   return R::kWatch && met_nan(seen);
 }
-template <class R>
-bool pool_plane(const PoolCall& g, const Plane& p) {
+
+// Planes that are pooled together, or for a NaN again.
+constexpr int64_t kTogether = 16;
+
+// Where windows neither overlap nor leave their plane, planes one behind the other are one high plane.
+inline bool joins(const PoolCall& g) {
+  return halves(g) && g.kh == g.sh && g.dh == 1 && g.pt == 0 && g.ih == g.oh * g.sh && g.row_begin == 0 &&
+         g.row_end == g.oh && g.src_image == g.ih * g.iw && g.dst_image == g.oh * g.ow;
+}
+
+// What keeps NaN has the last word: again(planes), for the planes among which there was one.
+template <class R, class Again>
+void pool_planes(const PoolCall* call, Again again) {
+  PoolCall g = *call;
+  Plane plane;
+  describe<R>(g, plane);
   const int64_t lines = flat(g) ? g.row_begin * g.ow : g.ow;
-  if (!g.streaming || lines % kLine != 0 || to_line(g.dst) != 0) return pool_plane_by<R, false>(g, p);
-  const bool met = pool_plane_by<R, true>(g, p);
-  simd::stream_end();
-  return met;
+  const bool stream = g.streaming && lines % kLine == 0 && g.dst_image % kLine == 0 && to_line(g.dst) == 0;
+  const bool join = joins(g);
+  for (int64_t i = 0; i < call->images; i += kTogether) {
+    g.images = smaller(kTogether, call->images - i);
+    PoolCall some = g;
+    if (join) {
+      some.ih *= g.images, some.oh *= g.images, some.images = 1;
+      some.row_end = plane.inner_end = some.oh;
+    }
+    const bool met = stream ? pool_planes_by<R, true>(some, plane) : pool_planes_by<R, false>(some, plane);
+    if (met) again(g);
+    g.src += g.images * g.src_image, g.dst += g.images * g.dst_image;
+  }
+  if (stream) simd::stream_end();
 }
 
 }  // namespace

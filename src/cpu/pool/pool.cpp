@@ -103,6 +103,10 @@ void configure(Plan& plan, const Machine& machine) {
   take_leaf<PoolUkernel>(plan, machine);
   if (global_mean(p)) return;
   plan.blocking.streaming = 4 * p.dst_elements() > machine.stream_bytes && whole_lines(p);
+  // What is read and written is more than three quarters of the L3.
+  plan.blocking.ahead = 2 * 4 * (p.src_elements() + p.dst_elements()) > 3 * machine.stream_bytes;
+  // Pays on a Zen 5; a Zen 4 does better by itself (docs/performance.md).
+  plan.blocking.near = !machine.adds_beside;
   const bool planes = by_planes(p);
   const int64_t room =
       std::max<int64_t>(machine.l1d_bytes, 16 << 10) / 8 / (p.with_indices ? 2 : 1) / (planes ? kPlanes : 1);
@@ -190,6 +194,8 @@ void run(const Plan& plan, const Operands& args, Worker& worker) {
   g.count_include_pad = p.count_include_pad;
   g.strip = plan.blocking.mc;
   g.streaming = plan.blocking.streaming;
+  g.far = plan.blocking.ahead;
+  g.near = plan.blocking.near;
 
   void (*body)(const PoolCall*) = args.indices ? leaf.max_indices : leaf.max;
   if (p.op == Op::avg_pool2d) body = leaf.average;

@@ -152,17 +152,6 @@ void columns_of_strip(const PoolCall& g, bool runs, int64_t count, float* out) {
   }
 }
 
-// body(g, image) for every image of the call.
-template <class Body>
-void each_image(const PoolCall* call, Body body) {
-  PoolCall g = *call;
-  for (int64_t i = 0; i < call->images; ++i) {
-    body(g);
-    g.src += g.src_image, g.dst += g.dst_image;
-    if (g.indices) g.indices += g.dst_image;
-  }
-}
-
 template <class R>
 void pool_strips(const PoolCall& g) {
   const bool runs = runs_pay(g);
@@ -179,19 +168,13 @@ void pool_strips(const PoolCall& g) {
 void max_pool(const PoolCall* call) {
   if (as_read(*call)) return each_image(call, pool_pixels<Watched>);
   if (!small_plane(*call)) return each_image(call, pool_strips<Max>);
-  Plane plane;
-  describe<Watched>(*call, plane);
-  each_image(call, [&](const PoolCall& g) {
-    if (pool_plane<Watched>(g, plane)) pool_strips<Max>(g);
-  });
+  pool_planes<Watched>(call, [](const PoolCall& g) { each_image(&g, pool_strips<Max>); });
 }
 
 void average_pool(const PoolCall* call) {
   if (as_read(*call)) return each_image(call, pool_pixels<Sum>);
   if (!small_plane(*call)) return each_image(call, pool_strips<Sum>);
-  Plane plane;
-  describe<Sum>(*call, plane);
-  each_image(call, [&](const PoolCall& g) { pool_plane<Sum>(g, plane); });
+  pool_planes<Sum>(call, [](const PoolCall&) {});
 }
 
 inline Span adaptive_window(int64_t i, int64_t in, int64_t out) {
