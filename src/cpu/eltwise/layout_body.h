@@ -20,6 +20,8 @@ constexpr int64_t kPage = 1024;  // rows a multiple of so many floats apart shar
 constexpr int64_t kNarrow = 64;  // up to so many rows or columns are walked at once
 constexpr int64_t kChunk = 256;  // how far four rows are walked
 constexpr int64_t kTile = 4096;  // floats of a tile, about
+// Of what comes from memory: floats of a row that are fetched together, and of a tile.
+constexpr int64_t kLongRun = 512, kFarTile = 16384;
 
 // count floats from private memory to the target.
 inline void leave(const float* src, float* dst, int64_t count) {
@@ -90,6 +92,21 @@ inline void turn_few(const float* src, int64_t src_ld, float* dst, int64_t dst_l
   cols == 3 ? few_cols<3>(src, dst, dst_ld, rows) : few_cols<4>(src, dst, dst_ld, rows);
 }
 
+// A part of the source whose lines are fetched towards the L2, some at a time, row by row.
+struct Fetching {
+  const float* at = nullptr;
+  int64_t ld = 0, width = 0, rows = 0;  // width: floats of a row
+  int64_t col = 0;
+
+  void some(int64_t lines) {
+    for (int64_t t = 0; t < lines && rows > 0; ++t) {
+      __builtin_prefetch(at + col, 0, 2);
+      col += kLine;
+      if (col >= width) col = 0, at += ld, --rows;
+    }
+  }
+};
+
 // --- straight to the target -------------------------------------------------------------------------------------------
 
 // Fetches what a block at src reads: lines that begin with its rows, and where rows do not begin with a line, the ones they end in.
@@ -113,6 +130,37 @@ void turn_blocks(const LayoutPart& p, int64_t strip, int64_t ahead) {
       for (int64_t j = c0; j < c1; j += kL) {
         const int64_t jj = smaller(j, p.cols - kL);
         if (kAhead && j % kLine == 0) fetch(p.src + then * p.src_ld + jj + (next ? strip : 0), p.src_ld, kL);
+        F block[kL];
+        simd::transpose_block(p.src + ii * p.src_ld + jj, p.src_ld, block);
+        float* dst = p.dst + jj * p.dst_ld + ii;
+#pragma GCC unroll 16
+        for (int t = 0; t < kL; ++t) put<kStream>(dst + t * p.dst_ld, block[t]);
+      }
+    }
+  }
+}
+
+// From memory: in tiles that a small part of the L2 holds and whose rows are long runs of the source, fetched row by row during the tile before:
+// pieces of many rows in turns are not foreseen by the processor, and reach half of the speed. Lines of the target are written whole.
+template <bool kStream>
+void turn_from_memory(const LayoutPart& p) {
+  const int64_t wide = smaller(p.cols, kLongRun), tall = smaller(p.rows, larger(kFarTile / wide / kLine, 1) * kLine);
+  const int64_t down = (p.rows + tall - 1) / tall, tiles = down * ((p.cols + wide - 1) / wide);
+  const bool crossing = p.src_ld % kLine != 0 || to_line(p.src) != 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t r0 = tile % down * tall, c0 = tile / down * wide;
+    const int64_t r1 = smaller(p.rows, r0 + tall), c1 = smaller(p.cols, c0 + wide);
+    Fetching next;
+    if (tile + 1 < tiles) {
+      const int64_t row = (tile + 1) % down * tall, col = (tile + 1) / down * wide;
+      next = {p.src + row * p.src_ld + col, p.src_ld, smaller(p.cols - col, wide) + (crossing ? kLine - 1 : 0),
+              smaller(p.rows - row, tall)};
+    }
+    for (int64_t j = c0; j < c1; j += kL) {
+      const int64_t jj = smaller(j, p.cols - kL);
+      for (int64_t i = r0; i < r1; i += kL) {
+        const int64_t ii = smaller(i, p.rows - kL);
+        next.some(kL * kL / kLine + 1);
         F block[kL];
         simd::transpose_block(p.src + ii * p.src_ld + jj, p.src_ld, block);
         float* dst = p.dst + jj * p.dst_ld + ii;
@@ -192,7 +240,7 @@ struct Leaving {
 
 // One tile into private memory. `next`: the same place of the next tile, whose lines are fetched.
 inline void turn_tile(const float* src, int64_t src_ld, float* work, int64_t pitch, int64_t rows, int64_t cols,
-                      const float* next, Leaving& before) {
+                      const float* next, Fetching& far, Leaving& before) {
   if (is_few(rows, cols, src_ld, pitch)) return turn_few(src, src_ld, work, pitch, rows, cols);
   for (int64_t i = 0; i < rows; i += kL) {
     const int64_t ii = rows < kL ? 0 : smaller(i, rows - kL);
@@ -203,7 +251,8 @@ inline void turn_tile(const float* src, int64_t src_ld, float* work, int64_t pit
       if (rows < kL || cols < kL) {
         turn_part(from, src_ld, to, pitch, smaller(kL, rows), smaller(kL, cols));
       } else {
-        if (j % kLine == 0)
+        far.some(kL * kL / kLine + 1);
+        if (next && j % kLine == 0)
 #pragma GCC unroll 16
           for (int t = 0; t < kL; ++t) __builtin_prefetch(next + (ii + t) * src_ld + jj);
         turn_block(from, src_ld, to, pitch);
@@ -233,13 +282,21 @@ void turn_tiles(const LayoutPart& p) {
   const int64_t cols_shift = p.src_ld % kLine ? 0 : to_line(p.src);
   float* work = p.work;
   Leaving before;
+  // Rows that leave whole are few, so that long runs of all of them are fetched together.
+  Fetching far;
+  const int64_t long_run = smaller(2 * kFarTile / larger(p.rows, 1), kLongRun);
+  int64_t fetched = long_run;
   for (int64_t c0 = 0; c0 < p.cols;) {
     const int64_t c1 = tile_end(c0, p.cols, cols_side, cols_shift), cols = c1 - c0;
+    if (whole && c1 + long_run > fetched && fetched < p.cols) {
+      far = {p.src + fetched, p.src_ld, smaller(p.cols - fetched, long_run) + kLine - 1, p.rows};
+      fetched += long_run;
+    }
     for (int64_t r0 = 0; r0 < p.rows;) {
       const int64_t r1 = whole ? p.rows : tile_end(r0, p.rows, rows_side, rows_shift), rows = r1 - r0;
       const float* src = p.src + r0 * p.src_ld + c0;
       const float* next = r1 < p.rows ? p.src + r1 * p.src_ld + c0 : c1 < p.cols ? p.src + c1 : src;
-      turn_tile(src, p.src_ld, work, pitch, rows, cols, next, before);
+      turn_tile(src, p.src_ld, work, pitch, rows, cols, whole ? nullptr : next, far, before);
       before.rest();
       float* dst = p.dst + c0 * p.dst_ld + r0;
       before = {work, dst, pitch, p.dst_ld, whole ? rows * cols : rows, whole ? 0 : cols, whole};
@@ -258,6 +315,7 @@ inline bool pages_apart(int64_t ld) {
 
 template <bool kStream, bool kAhead>
 void turn_straight(const LayoutPart& p) {
+  if constexpr (kAhead) return turn_from_memory<kStream>(p);
   if (pages_apart(p.dst_ld) && p.cols >= 4) return turn_to_four<kStream, kAhead>(p);
   if constexpr (!kStream)
     if (p.src_ld % kPage == 0 && p.rows >= 4) return turn_from_four<kAhead>(p);
