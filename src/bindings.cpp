@@ -99,6 +99,18 @@ void relu(const py::array& input, py::array dst) {
   run_plain(fc::relu_problem(shape_of(input)), input, out(dst, shape_of(input), "out"));
 }
 
+// False, and nothing is done, where these are no plain arrays of one shape that lie apart.
+bool relu_into(const py::handle& input, const py::handle& dst) {
+  if (!is_plain(input) || !is_plain(dst)) return false;
+  const auto x = py::reinterpret_borrow<py::array>(input);
+  auto y = py::reinterpret_borrow<py::array>(dst);
+  if (!std::equal(x.shape(), x.shape() + x.ndim(), y.shape(), y.shape() + y.ndim()) || x.size() == 0 ||
+      !y.writeable() || share_memory(x, y))
+    return false;
+  run_plain(fc::relu_problem({x.size()}), x, static_cast<float*>(y.mutable_data()));
+  return true;
+}
+
 void softmax(const py::array& input, py::array dst, int64_t dim) {
   run_plain(fc::softmax_problem(shape_of(input), dim), input, out(dst, shape_of(input), "out"));
 }
@@ -114,6 +126,19 @@ void convert_layout(const py::array& input, py::array dst, const std::string& so
   const fc::Problem p = fc::convert_layout_problem(shape_of(input), fc::parse_layout(source, "source"),
                                                    fc::parse_layout(target, "target"));
   run_plain(p, input, out(dst, fc::output_shape(p), "out"));
+}
+
+// From NCHW to NHWC or back. False, and nothing is done, where these are no plain arrays of such shapes that lie apart.
+bool convert_layout_into(const py::handle& input, const py::handle& dst, bool to_nhwc) {
+  if (!is_plain(input) || !is_plain(dst)) return false;
+  const auto x = py::reinterpret_borrow<py::array>(input);
+  auto y = py::reinterpret_borrow<py::array>(dst);
+  if (x.ndim() != 4 || x.size() == 0 || !y.writeable() || share_memory(x, y)) return false;
+  const fc::Layout planes = fc::Layout::nchw, pixels = fc::Layout::nhwc;
+  const fc::Problem p = fc::convert_layout_problem(shape_of(x), to_nhwc ? planes : pixels, to_nhwc ? pixels : planes);
+  if (!has_shape(y, fc::output_shape(p))) return false;
+  run_plain(p, x, static_cast<float*>(y.mutable_data()));
+  return true;
 }
 
 py::dict explain_conv2d(const fc::Shape& input, const fc::Shape& weight, bool bias, bool residual, fc::Pair stride,
@@ -205,8 +230,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "count_include_pad"_a, "divisor_override"_a, "layout"_a);
   m.def("adaptive_avg_pool2d", adaptive_avg_pool2d, "input"_a, "out"_a, "output_size"_a, "layout"_a);
   m.def("relu", relu, "input"_a, "out"_a);
+  m.def("relu_into", relu_into, "input"_a, "out"_a);
   m.def("softmax", softmax, "input"_a, "out"_a, "dim"_a);
   m.def("batch_norm", batch_norm, "input"_a, "scale"_a, "shift"_a, "out"_a, "layout"_a);
+  m.def("convert_layout_into", convert_layout_into, "input"_a, "out"_a, "to_nhwc"_a);
   m.def("convert_layout", convert_layout, "input"_a, "out"_a, "source"_a, "target"_a);
   m.def("explain_conv2d", explain_conv2d, "input_shape"_a, "weight_shape"_a, "bias"_a, "residual"_a, "stride"_a,
         "padding"_a, "dilation"_a, "groups"_a, "layout"_a, "weight_layout"_a, "algorithms"_a, "activation"_a,

@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <optional>
 
 #include "common/plan.h"
@@ -47,6 +49,25 @@ T* out(py::array& a, const fc::Shape& shape, const char* name) {
   if (shape_of(a) != shape)
     bad(std::string(name) + " must have shape " + fc::to_string(shape) + ", got " + fc::to_string(shape_of(a)));
   return static_cast<T*>(a.mutable_data());
+}
+
+// Whether x is a NumPy array, not of a subclass, of C-contiguous, aligned, native float32.
+inline bool is_plain(const py::handle& x) {
+  if (Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_) return false;
+  const auto a = py::reinterpret_borrow<py::array>(x);
+  constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  return (a.flags() & kPlain) == kPlain && a.dtype().is(py::dtype::of<float>());
+}
+
+inline bool has_shape(const py::array& a, const fc::Shape& shape) {
+  return std::equal(shape.begin(), shape.end(), a.shape(), a.shape() + a.ndim());
+}
+
+// Of arrays in one piece each.
+inline bool share_memory(const py::array& a, const py::array& b) {
+  const auto* p = static_cast<const std::byte*>(a.data());
+  const auto* q = static_cast<const std::byte*>(b.data());
+  return p < q + b.nbytes() && q < p + a.nbytes();
 }
 
 inline void require_size(const py::array& a, int64_t size, const char* name) {

@@ -57,15 +57,9 @@ Pointers pointers(const fc::Program& program, const std::vector<py::array>& inpu
 // A whole call at once, where nothing has to be judged: a network has evicted the interpreter's code and data from the caches, and what
 // it takes to get here and back is then some 100 ns for each piece of either.
 py::object answer(fc::Program& self, const py::handle& x) {
-  if (!py::isinstance<py::array>(x) || Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_ || self.stale() ||
-      self.input_count() != 1 || self.output_count() != 1)
-    return py::none();
+  if (!is_plain(x) || self.stale() || self.input_count() != 1 || self.output_count() != 1) return py::none();
   const auto a = py::reinterpret_borrow<py::array>(x);
-  constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  const fc::Shape& shape = self.input_shape(0);
-  if ((a.flags() & kPlain) != kPlain || !a.dtype().is(py::dtype::of<float>()) ||
-      !std::equal(shape.begin(), shape.end(), a.shape(), a.shape() + a.ndim()))
-    return py::none();
+  if (!has_shape(a, self.input_shape(0))) return py::none();
   py::array_t<float> y(self.output_shape(0));
   const std::vector<const float*> inputs = {static_cast<const float*>(a.data())};
   const std::vector<float*> outputs = {y.mutable_data()};
@@ -74,6 +68,21 @@ py::object answer(fc::Program& self, const py::handle& x) {
     self.run(inputs, outputs);
   }
   return y;
+}
+
+// The same into `out`; false, and nothing is done, where that is no such array of the output's shape, or shares memory with x.
+bool answer_into(fc::Program& self, const py::handle& x, const py::handle& out) {
+  if (!is_plain(x) || !is_plain(out) || self.stale() || self.input_count() != 1 || self.output_count() != 1)
+    return false;
+  const auto a = py::reinterpret_borrow<py::array>(x);
+  auto y = py::reinterpret_borrow<py::array>(out);
+  if (!has_shape(a, self.input_shape(0)) || !has_shape(y, self.output_shape(0)) || !y.writeable() || share_memory(a, y))
+    return false;
+  const std::vector<const float*> inputs = {static_cast<const float*>(a.data())};
+  const std::vector<float*> outputs = {static_cast<float*>(y.mutable_data())};
+  const py::gil_scoped_release unlocked;
+  self.run(inputs, outputs);
+  return true;
 }
 
 std::vector<float> floats(const py::array& a, const char* name) {
@@ -176,6 +185,7 @@ void add_programs(py::module_& m) {
           },
           "inputs"_a, "outputs"_a)
       .def("answer", &answer, "x"_a)
+      .def("answer_into", &answer_into, "x"_a, "out"_a)
       .def(
           "run_profiled",
           [](Program& self, const std::vector<py::array>& inputs, std::vector<py::array> outputs) {

@@ -20,7 +20,17 @@ import fastconv as fc
 import reference as ref
 from cases import CONV_CASES, DEPTHWISE_CASES, GROUPED_CASES, case_id
 from fastconv import layers
-from helpers import MEMORY_FORMS, conv_data, cpu_conv_kernels, explain_conv, integers, kernel_id, max_isa, normal
+from helpers import (
+    MEMORY_FORMS,
+    conv_data,
+    cpu_conv_kernels,
+    explain_conv,
+    integers,
+    kernel_id,
+    max_isa,
+    normal,
+    usable_levels,
+)
 from test_conv2d import ACCEPT_ALL, skip_if_unsupported
 
 
@@ -402,3 +412,83 @@ def test_the_environment_is_no_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTCONV_KERNEL", "reference")
     assert not fc._programs.fell_back("reference", ("auto",))
     assert not fc._programs.fell_back("direct", ("auto",))
+
+
+# --- calls like the one before ----------------------------------------------------------------------------------------
+
+
+def short_ways(layout: str) -> dict[str, tuple[Callable[..., Any], tuple[int, ...]]]:
+    """Calls that skip the checks in Python where plain arrays come in and go out, and the shape of their results from
+    (2, 6, 8, 16)."""
+    channels = 16 if layout == "NHWC" else 6
+    conv = fc.Conv2d(np.ones((4, channels, 1, 1), np.float32), layout=layout, weight_layout="OIHW")
+    pool = fc.MaxPool2d(2, layout=layout)
+    other = "NHWC" if layout == "NCHW" else "NCHW"
+    return {
+        "Conv2d": (conv, (2, 6, 8, 4) if layout == "NHWC" else (2, 4, 8, 16)),
+        "MaxPool2d": (pool, (2, 3, 4, 16) if layout == "NHWC" else (2, 6, 4, 8)),
+        "relu": (fc.relu, (2, 6, 8, 16)),
+        "convert_layout": (
+            lambda x, out=None: fc.convert_layout(x, layout, other, out=out),
+            (2, 16, 6, 8) if layout == "NHWC" else (2, 8, 16, 6),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "relu", "convert_layout"])
+def test_a_second_call_checks_as_the_first(name: str, layout: str, rng: np.random.Generator) -> None:
+    call, shape = short_ways(layout)[name]
+    x = integers(rng, 2, 6, 8, 16)
+    expected = call(x)
+    out = np.empty(shape, np.float32)
+    for _ in range(3):
+        out[...] = np.nan
+        assert call(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+    closed = np.empty(shape, np.float32)
+    closed.flags.writeable = False
+    room = np.zeros(x.size + 8, np.float32)
+    inner = room[: x.size].reshape(x.shape)
+    for wrong, error, match in [
+        (np.empty((*shape[:3], shape[3] + 1), np.float32), ValueError, "out must have shape"),
+        (np.empty(shape, np.float64), TypeError, "out must be float32, got float64"),
+        (closed, ValueError, "out is read-only"),
+    ]:
+        with pytest.raises(error, match=match):
+            call(x, out=wrong)
+    with pytest.raises(ValueError, match="out overlaps input"):
+        call(inner, out=room[4 : 4 + expected.size].reshape(shape))
+    with pytest.raises(TypeError, match="input must be float32, got float64"):
+        call(x.astype(np.float64), out=out)
+    # Other memory and other classes take the long way to the same values.
+    apart = np.empty((*shape[:3], 2 * shape[3]), np.float32)[..., ::2]
+    assert call(x, out=apart) is apart
+    np.testing.assert_array_equal(apart, expected)
+    masked = np.ma.masked_array(x)
+    np.testing.assert_array_equal(np.asarray(call(masked, out=out)), expected)
+    np.testing.assert_array_equal(call(np.asfortranarray(x), out=out), expected)
+    # Another shape, then the first one again.
+    if name != "relu":
+        assert call(x[:1].copy(), out=out[:1]) is not None
+        np.testing.assert_array_equal(out[:1], expected[:1])
+    call(x, out=out)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_second_call_plans_anew_for_another_level(layout: str, rng: np.random.Generator) -> None:
+    pool = fc.MaxPool2d(2, layout=layout)
+    x = integers(rng, 2, 6, 8, 16)
+    out = pool(x)
+    pool(x, out=out)
+    with max_isa("scalar"):
+        pool(x, out=out)
+        assert pool.explain()["isa"] == "scalar"
+    pool(x, out=out)
+    assert pool.explain()["isa"] == usable_levels()[-1]
+
+
+def test_the_warning_comes_at_every_call() -> None:
+    x, w, options = slow_problem()
+    layer = fc.Conv2d(w, **options)
+    out = layer(x)
+    assert [len(warned(lambda: layer(x, out=out))) for _ in range(3)] == [1, 1, 1]

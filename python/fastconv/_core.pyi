@@ -163,6 +163,9 @@ class Program:
     def answer(self, x: Any) -> F32 | None:
         """The one output for the one input, a new array. None, and nothing is run, where `x` is no NumPy array of plain
         float32 of exactly the input's shape, or where plans would be others now (`plan_epoch`)."""
+    def answer_into(self, x: Any, out: Any) -> bool:
+        """`answer` written to `out`. False, and nothing is run, where `answer` gives None, and where `out` is no
+        writeable array of plain float32 of exactly the output's shape, or shares memory with `x`."""
     def run_profiled(self, inputs: Sequence[F32], outputs: Sequence[F32]) -> list[float]:
         """As `run`; returns seconds per step."""
     def steps(self) -> list[dict[str, Any]]:
@@ -222,9 +225,17 @@ def avg_pool2d(
 ) -> None: ...
 def adaptive_avg_pool2d(input: F32, out: F32, output_size: tuple[int, int], layout: str) -> None: ...
 def relu(input: F32, out: F32) -> None: ...
+def relu_into(input: Any, out: Any) -> bool:
+    """`relu` between NumPy arrays of plain float32, one shape of any axes, that lie apart. False, and nothing is done,
+    where they are not that."""
+
 def softmax(input: F32, out: F32, dim: int) -> None: ...
 def batch_norm(input: F32, scale: F32, shift: F32, out: F32, layout: str) -> None: ...
 def convert_layout(input: F32, out: F32, source: str, target: str) -> None: ...
+def convert_layout_into(input: Any, out: Any, to_nhwc: bool) -> bool:
+    """`convert_layout` from NCHW to NHWC, or back, between NumPy arrays of plain float32 that lie apart. False, and
+    nothing is done, where they are not that."""
+
 def explain_conv2d(
     input_shape: Sequence[int],
     weight_shape: Sequence[int],

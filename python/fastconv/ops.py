@@ -283,6 +283,8 @@ def adaptive_avg_pool2d(
 
 def relu(input: Any, *, out: Any = None, stream: Any = None) -> Any:
     """``max(input, 0)`` on any shape; NaN stays NaN."""
+    if out is not None and stream is None and _core.relu_into(input, out):
+        return out  # the way of small tensors, whose checks would take longer than they do
     if on_cuda(stream, input=input, out=out):
         return _on_cuda().relu(input, out=out, stream=stream)
     x, wrap = as_view(input, "input")
@@ -385,12 +387,21 @@ def batch_norm(
     return target.finish()
 
 
+def _exchanged(source: Any, target: Any) -> bool:
+    if type(source) is not str or type(target) is not str:
+        return False
+    return (source, target) in (("NCHW", "NHWC"), ("NHWC", "NCHW"))
+
+
 def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = None, stream: Any = None) -> Any:
     """The same image with its axes in another order, e.g. "NCHW" to "NHWC": a copy, by blocked transposes.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `source`; or without n.
     """
+    quick = out is not None and stream is None and _exchanged(source, target)
+    if quick and _core.convert_layout_into(input, out, target == "NHWC"):  # as for relu
+        return out
     if on_cuda(stream, input=input, out=out):
         return _on_cuda().convert_layout(input, source, target, out=out, stream=stream)
     x, wrap = as_view(input, "input")
