@@ -144,7 +144,9 @@ void turn_blocks(const LayoutPart& p, int64_t strip, int64_t ahead) {
 // pieces of many rows in turns are not foreseen by the processor, and reach half of the speed. Lines of the target are written whole.
 template <bool kStream>
 void turn_from_memory(const LayoutPart& p) {
-  const int64_t wide = smaller(p.cols, kLongRun), tall = smaller(p.rows, larger(kFarTile / wide / kLine, 1) * kLine);
+  // Rows a multiple of 4 KiB apart share sets of the caches: short runs of more rows, so that lines of the target are written at once.
+  const int64_t run = p.src_ld % kPage == 0 ? kNarrow : kLongRun;
+  const int64_t wide = smaller(p.cols, run), tall = smaller(p.rows, larger(kFarTile / wide / kLine, 1) * kLine);
   const int64_t down = (p.rows + tall - 1) / tall, tiles = down * ((p.cols + wide - 1) / wide);
   const bool crossing = p.src_ld % kLine != 0 || to_line(p.src) != 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
