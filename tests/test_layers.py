@@ -428,6 +428,10 @@ def short_ways(layout: str) -> dict[str, tuple[Callable[..., Any], tuple[int, ..
         "Conv2d": (conv, (2, 6, 8, 4) if layout == "NHWC" else (2, 4, 8, 16)),
         "MaxPool2d": (pool, (2, 3, 4, 16) if layout == "NHWC" else (2, 6, 4, 8)),
         "relu": (fc.relu, (2, 6, 8, 16)),
+        "adaptive_avg_pool2d": (
+            lambda x, out=None: fc.adaptive_avg_pool2d(x, 2, layout=layout, out=out),
+            (2, 2, 2, 16) if layout == "NHWC" else (2, 6, 2, 2),
+        ),
         "convert_layout": (
             lambda x, out=None: fc.convert_layout(x, layout, other, out=out),
             (2, 16, 6, 8) if layout == "NHWC" else (2, 8, 16, 6),
@@ -435,7 +439,7 @@ def short_ways(layout: str) -> dict[str, tuple[Callable[..., Any], tuple[int, ..
     }
 
 
-@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "relu", "convert_layout"])
+@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "adaptive_avg_pool2d", "relu", "convert_layout"])
 def test_a_second_call_checks_as_the_first(name: str, layout: str, rng: np.random.Generator) -> None:
     call, shape = short_ways(layout)[name]
     x = integers(rng, 2, 6, 8, 16)

@@ -272,6 +272,10 @@ def adaptive_avg_pool2d(
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
         output_size: int or (h, w); None, alone or for one axis, keeps the input's extent. 1 is global average pooling.
     """
+    quick = out is not None and stream is None and type(output_size) is int and type(layout) is str
+    quick = quick and layout in ("NCHW", "NHWC") and 0 < output_size < 1 << 31
+    if quick and _core.adaptive_avg_pool2d_into(input, out, output_size, layout == "NHWC"):  # type: ignore[arg-type]
+        return out  # as for relu
     if on_cuda(stream, input=input, out=out):
         return _on_cuda().adaptive_avg_pool2d(input, output_size, layout=layout, out=out, stream=stream)
     x, wrap = as_view(input, "input")
