@@ -96,13 +96,13 @@ void adaptive_avg_pool2d(const py::array& input, py::array dst, fc::Pair output_
 }
 
 // False, and nothing is done, where these are no plain arrays of images and their results that lie apart.
-bool adaptive_avg_pool2d_into(const py::handle& input, const py::handle& dst, int64_t size, bool nhwc) {
-  if (!is_plain(input) || !is_plain(dst) || size < 1) return false;
+bool global_average_into(const py::handle& input, const py::handle& dst, bool nhwc) {
+  if (!is_plain(input) || !is_plain(dst)) return false;
   const auto x = py::reinterpret_borrow<py::array>(input);
   auto y = py::reinterpret_borrow<py::array>(dst);
   if (x.ndim() != 4 || x.size() == 0 || !y.writeable() || share_memory(x, y)) return false;
   const fc::Problem p =
-      fc::adaptive_avg_pool2d_problem(shape_of(x), {size, size}, nhwc ? fc::Layout::nhwc : fc::Layout::nchw);
+      fc::adaptive_avg_pool2d_problem(shape_of(x), {1, 1}, nhwc ? fc::Layout::nhwc : fc::Layout::nchw);
   if (!has_shape(y, fc::output_shape(p))) return false;
   run_plain(p, x, static_cast<float*>(y.mutable_data()));
   return true;
@@ -242,7 +242,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("avg_pool2d", avg_pool2d, "input"_a, "out"_a, "kernel"_a, "stride"_a, "padding"_a, "ceil_mode"_a,
         "count_include_pad"_a, "divisor_override"_a, "layout"_a);
   m.def("adaptive_avg_pool2d", adaptive_avg_pool2d, "input"_a, "out"_a, "output_size"_a, "layout"_a);
-  m.def("adaptive_avg_pool2d_into", adaptive_avg_pool2d_into, "input"_a, "out"_a, "size"_a, "nhwc"_a);
+  m.def("global_average_into", global_average_into, "input"_a, "out"_a, "nhwc"_a);
   m.def("relu", relu, "input"_a, "out"_a);
   m.def("relu_into", relu_into, "input"_a, "out"_a);
   m.def("softmax", softmax, "input"_a, "out"_a, "dim"_a);

@@ -224,8 +224,8 @@ def avg_pool2d(
     layout: str,
 ) -> None: ...
 def adaptive_avg_pool2d(input: F32, out: F32, output_size: tuple[int, int], layout: str) -> None: ...
-def adaptive_avg_pool2d_into(input: Any, out: Any, size: int, nhwc: bool) -> bool:
-    """`adaptive_avg_pool2d` to size x size, between NumPy arrays of plain float32 that lie apart. False, and nothing is
+def global_average_into(input: Any, out: Any, nhwc: bool) -> bool:
+    """`adaptive_avg_pool2d` to one pixel, between NumPy arrays of plain float32 that lie apart. False, and nothing is
     done, where they are not that."""
 
 def relu(input: F32, out: F32) -> None: ...

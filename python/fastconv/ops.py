@@ -263,6 +263,10 @@ def avg_pool2d(
     return target.finish()
 
 
+def _names_layout(word: Any) -> bool:
+    return type(word) is str and word in ("NCHW", "NHWC")
+
+
 def adaptive_avg_pool2d(
     input: Any, output_size: int | Pair | None, *, layout: Layout = "NCHW", out: Any = None, stream: Any = None
 ) -> Any:
@@ -272,9 +276,8 @@ def adaptive_avg_pool2d(
         input: (n, c, h, w) or (n, h, w, c) by `layout`; or without n.
         output_size: int or (h, w); None, alone or for one axis, keeps the input's extent. 1 is global average pooling.
     """
-    quick = out is not None and stream is None and type(output_size) is int and type(layout) is str
-    quick = quick and layout in ("NCHW", "NHWC") and 0 < output_size < 1 << 31
-    if quick and _core.adaptive_avg_pool2d_into(input, out, output_size, layout == "NHWC"):  # type: ignore[arg-type]
+    quick = out is not None and stream is None and type(output_size) is int and output_size == 1
+    if quick and _names_layout(layout) and _core.global_average_into(input, out, layout == "NHWC"):
         return out  # as for relu
     if on_cuda(stream, input=input, out=out):
         return _on_cuda().adaptive_avg_pool2d(input, output_size, layout=layout, out=out, stream=stream)
@@ -391,20 +394,14 @@ def batch_norm(
     return target.finish()
 
 
-def _exchanged(source: Any, target: Any) -> bool:
-    if type(source) is not str or type(target) is not str:
-        return False
-    return (source, target) in (("NCHW", "NHWC"), ("NHWC", "NCHW"))
-
-
 def convert_layout(input: Any, source: Layout, target: Layout, *, out: Any = None, stream: Any = None) -> Any:
     """The same image with its axes in another order, e.g. "NCHW" to "NHWC": a copy, by blocked transposes.
 
     Args:
         input: (n, c, h, w) or (n, h, w, c) by `source`; or without n.
     """
-    quick = out is not None and stream is None and _exchanged(source, target)
-    if quick and _core.convert_layout_into(input, out, target == "NHWC"):  # as for relu
+    quick = out is not None and stream is None and _names_layout(source) and _names_layout(target)
+    if quick and source != target and _core.convert_layout_into(input, out, target == "NHWC"):  # as for relu
         return out
     if on_cuda(stream, input=input, out=out):
         return _on_cuda().convert_layout(input, source, target, out=out, stream=stream)
