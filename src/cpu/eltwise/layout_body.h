@@ -4,6 +4,7 @@
 // holds fewer lines than a block has rows: of these four are walked at a time.
 // Past the caches whole lines go, so where lines of the target lie across its rows, tiles are turned into private memory
 // and leave from there, the one before while the next is turned: reads and writes of memory have to overlap.
+// What comes from memory is fetched in long runs of rows, a tile before.
 // Three and four channels, the pictures, have shuffles of their own.
 #pragma once
 
@@ -109,32 +110,15 @@ struct Fetching {
 
 // --- straight to the target -------------------------------------------------------------------------------------------
 
-// Fetches what a block at src reads: lines that begin with its rows, and where rows do not begin with a line, the ones they end in.
-inline void fetch(const float* src, int64_t ld, int64_t rows) {
-  for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(src + t * ld);
-  if (ld % kLine != 0 || to_line(src) != 0)
-    for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(src + t * ld + kLine - 1);
-}
-
-// Blocks overlap at the ends: rows, cols >= kL. In strips of so many columns, each from its first row to its last. kAhead: from
-// memory, where the processor does not foresee so many rows; `ahead` blocks further down the strip, or in the next one.
-template <bool kStream, bool kAhead>
-void turn_blocks(const LayoutPart& p, int64_t strip, int64_t ahead) {
+// Blocks overlap at the ends: rows, cols >= kL. In strips of so many columns, each from its first row to its last.
+void turn_blocks(const LayoutPart& p, int64_t strip) {
   for (int64_t c0 = 0; c0 < p.cols; c0 += strip) {
     const int64_t c1 = smaller(p.cols, c0 + strip);
     for (int64_t i = 0; i < p.rows; i += kL) {
       const int64_t ii = smaller(i, p.rows - kL);
-      int64_t then = ii + ahead * kLine;
-      const bool next = then >= p.rows;
-      if (next) then = smaller(then - p.rows, p.rows - kL);
       for (int64_t j = c0; j < c1; j += kL) {
         const int64_t jj = smaller(j, p.cols - kL);
-        if (kAhead && j % kLine == 0) fetch(p.src + then * p.src_ld + jj + (next ? strip : 0), p.src_ld, kL);
-        F block[kL];
-        simd::transpose_block(p.src + ii * p.src_ld + jj, p.src_ld, block);
-        float* dst = p.dst + jj * p.dst_ld + ii;
-#pragma GCC unroll 16
-        for (int t = 0; t < kL; ++t) put<kStream>(dst + t * p.dst_ld, block[t]);
+        turn_block(p.src + ii * p.src_ld + jj, p.src_ld, p.dst + jj * p.dst_ld + ii, p.dst_ld);
       }
     }
   }
@@ -174,7 +158,6 @@ void turn_from_memory(const LayoutPart& p) {
 }
 
 // Four rows of the target at a time, along a chunk of it whose lines of the source stay in the L1. rows >= kL, cols >= 4.
-template <bool kStream, bool kAhead>
 void turn_to_four(const LayoutPart& p) {
   for (int64_t r0 = 0; r0 < p.rows; r0 += kChunk)
     for (int64_t j = 0; j < p.cols; j += 4) {
@@ -182,17 +165,15 @@ void turn_to_four(const LayoutPart& p) {
       for (int64_t i = r0; i < r1; i += kL) {
         const int64_t ii = smaller(i, p.rows - kL);
         const float* src = p.src + ii * p.src_ld + jj;
-        if (kAhead) fetch(src + j % kLine / 4 * (kL / 4) * p.src_ld + kLine - j % kLine, p.src_ld, kL / 4);
         F row[4];
         simd::load_quads(src, p.src_ld, row);
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t) put<kStream>(p.dst + (jj + t) * p.dst_ld + ii, row[t]);
+        for (int t = 0; t < 4; ++t) simd::store(p.dst + (jj + t) * p.dst_ld + ii, row[t]);
       }
     }
 }
 
 // Four rows of the source at a time, along a chunk of it whose lines of the target stay in the L1. rows >= 4, cols >= kL.
-template <bool kAhead>
 void turn_from_four(const LayoutPart& p) {
   for (int64_t c0 = 0; c0 < p.cols; c0 += kChunk)
     for (int64_t i = 0; i < p.rows; i += 4) {
@@ -200,7 +181,6 @@ void turn_from_four(const LayoutPart& p) {
       for (int64_t j = c0; j < c1; j += kL) {
         const int64_t jj = smaller(j, p.cols - kL);
         const float* src = p.src + ii * p.src_ld + jj;
-        if (kAhead && j % kLine == 0) fetch(src + 4 * p.src_ld, p.src_ld, 4);
         const F row[4] = {simd::load(src), simd::load(src + p.src_ld), simd::load(src + 2 * p.src_ld),
                           simd::load(src + 3 * p.src_ld)};
         simd::store_quads(p.dst + jj * p.dst_ld + ii, p.dst_ld, row);
@@ -286,7 +266,7 @@ void turn_tiles(const LayoutPart& p) {
   Leaving before;
   // Rows that leave whole are few, so that long runs of all of them are fetched together.
   Fetching far;
-  const int64_t long_run = smaller(2 * kFarTile / larger(p.rows, 1), kLongRun);
+  const int64_t long_run = larger(smaller(2 * kFarTile / larger(p.rows, 1), kLongRun), cols_side);
   int64_t fetched = long_run;
   for (int64_t c0 = 0; c0 < p.cols;) {
     const int64_t c1 = tile_end(c0, p.cols, cols_side, cols_shift), cols = c1 - c0;
@@ -315,14 +295,11 @@ inline bool pages_apart(int64_t ld) {
   return ld >= kPage - kLine && (ld + kLine) % kPage <= 2 * kLine;
 }
 
-template <bool kStream, bool kAhead>
 void turn_straight(const LayoutPart& p) {
-  if constexpr (kAhead) return turn_from_memory<kStream>(p);
-  if (pages_apart(p.dst_ld) && p.cols >= 4) return turn_to_four<kStream, kAhead>(p);
-  if constexpr (!kStream)
-    if (p.src_ld % kPage == 0 && p.rows >= 4) return turn_from_four<kAhead>(p);
-  const bool narrow = smaller(p.rows, p.cols) <= kNarrow;
-  turn_blocks<kStream, kAhead>(p, narrow ? kChunk : kLine, narrow ? 1 : 4);
+  if (p.ahead) return turn_from_memory<false>(p);
+  if (pages_apart(p.dst_ld) && p.cols >= 4) return turn_to_four(p);
+  if (p.src_ld % kPage == 0 && p.rows >= 4) return turn_from_four(p);
+  turn_blocks(p, smaller(p.rows, p.cols) <= kNarrow ? kChunk : kLine);
 }
 
 void turn(const LayoutPart* part) {
@@ -330,12 +307,12 @@ void turn(const LayoutPart* part) {
   const bool small = p.rows < kL || p.cols < kL;
   if (p.streaming) {
     const bool lines = p.dst_ld % kLine == 0 && p.rows % kL == 0 && to_line(p.dst) == 0;
-    lines && !small ? turn_straight<true, true>(p) : turn_tiles(p);
+    lines && !small ? turn_from_memory<true>(p) : turn_tiles(p);
     return simd::stream_end();
   }
   if (is_few(p.rows, p.cols, p.src_ld, p.dst_ld)) return turn_few(p.src, p.src_ld, p.dst, p.dst_ld, p.rows, p.cols);
   if (small) return turn_small(p);
-  p.ahead ? turn_straight<false, true>(p) : turn_straight<false, false>(p);
+  turn_straight(p);
 }
 
 }  // namespace
