@@ -16,7 +16,7 @@ namespace {
 
 // Of the vectors of pixels; below, tiles of pixels waste less. With few channels their turned ends weigh more.
 constexpr double kWorthwhileFill = 0.95, kFillOfFew = 0.9;
-constexpr int64_t kFew = 192;
+constexpr int64_t kFew = 192, kFewOut = 96;  // input channels, or output channels
 constexpr int64_t kMaxScratchBytes = 64 << 20;
 
 const char* refuses(const Problem& p, const Machine& machine) {
@@ -115,7 +115,7 @@ bool prefers_not(const Problem& p, const Machine& machine) {
   if (p.ic * p.oc < 3000 && p.oc < 6 * p.ic) return true;
   const int64_t plane = p.oh * p.ow, lanes = find_ukernel<FipUkernel>(machine.isa)->nr / 2;
   const double fill = static_cast<double>(plane) / static_cast<double>(round_up(plane, lanes));
-  return fill < (p.ic <= kFew ? kFillOfFew : kWorthwhileFill);
+  return fill < (p.ic <= kFew || p.oc <= kFewOut ? kFillOfFew : kWorthwhileFill);
 }
 
 }  // namespace
