@@ -33,6 +33,8 @@ _WORDS = ("valid", "same", "same_lower", "full")
 def integer(value: Any, name: str, least: int | None = None) -> int:
     """A whole number that fits into 64 bits. Booleans and floats are refused: they are mistakes more often than
     numbers."""
+    if type(value) is int and (least is None or value >= least) and -_INT64_MAX <= value <= _INT64_MAX:
+        return value
     try:
         if type(value).__name__ in ("bool", "bool_"):
             raise TypeError
@@ -54,6 +56,8 @@ def _short(value: Any) -> str:
 
 def _is_sequence(value: Any) -> bool:
     """Lists, tuples and the like, and arrays with axes; a string is none."""
+    if type(value) is int or type(value) is tuple:  # nearly always, and asking abstract classes takes long
+        return type(value) is tuple
     if isinstance(value, (str, bytes, Mapping)):
         return False
     ndim = getattr(value, "ndim", 0)
@@ -62,6 +66,9 @@ def _is_sequence(value: Any) -> bool:
 
 def pair(value: Any, name: str, least: int) -> Pair:
     """An int for both axes, or (h, w)."""
+    if type(value) is int:
+        number = integer(value, name, least)
+        return number, number
     if _is_sequence(value):
         if len(value) == 1:  # torch accepts a sequence of one
             value = (value[0], value[0])
