@@ -38,6 +38,7 @@ std::string to_string(const Blocking& b) {
   put("mr", b.mr), put("nr", b.nr), put("mc", b.mc), put("band", b.band), put("segs", b.segs), put("seg_k", b.seg_k);
   if (b.flat) s += " flat";
   if (b.channels_first) s += " crs";
+  if (b.near) s += s.empty() ? "near" : " near";
   if (b.ahead) s += s.empty() ? "ahead" : " ahead";
   if (b.streaming) s += s.empty() ? "streaming" : " streaming";
   return s;

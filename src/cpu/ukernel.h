@@ -360,8 +360,8 @@ struct PoolCall {
   int64_t row_begin, row_end;  // output rows to compute
   int32_t count_include_pad;
   int32_t streaming;  // stores go past the caches, where dst and its rows allow that
-  int32_t far;   // the images come from memory: what the next rows of pixels read is fetched towards the L2 meanwhile
-  int32_t near;  // what comes soon in the same rows is fetched
+  int32_t far;        // the images come from memory: what the next rows read is fetched towards the L2 meanwhile
+  int32_t near;  // what comes soon in rows that are read is fetched: planes with stride 2, pixels in windows of 2x2
 };
 
 struct PoolUkernel {

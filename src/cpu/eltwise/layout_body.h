@@ -1,10 +1,10 @@
 // Planes to pixels (NCHW -> NHWC) and back, written once over simd/: see LayoutUkernel in ukernel.h.
 // Both are the transpose of a matrix, in blocks of kLanes x kLanes. Which rows and columns follow each other is chosen so
 // that lines of the target are written whole and in runs. Rows a multiple of 4 KiB apart share one set of the L1, which
-// holds fewer lines than a block has rows: of these four are walked at a time.
+// holds fewer lines than a block has rows: in the caches four of these are walked at a time.
 // Past the caches whole lines go, so where lines of the target lie across its rows, tiles are turned into private memory
 // and leave from there, the one before while the next is turned: reads and writes of memory have to overlap.
-// What comes from memory is fetched in long runs of rows, a tile before.
+// What comes from memory is fetched in runs of rows, a tile before: long ones, but of rows a multiple of 4 KiB apart.
 // Three and four channels, the pictures, have shuffles of their own.
 #pragma once
 
@@ -124,8 +124,8 @@ void turn_blocks(const LayoutPart& p, int64_t strip) {
   }
 }
 
-// From memory: in tiles that a small part of the L2 holds and whose rows are long runs of the source, fetched row by row during the tile before:
-// pieces of many rows in turns are not foreseen by the processor, and reach half of the speed. Lines of the target are written whole.
+// From memory: in tiles that a small part of the L2 holds and whose rows are runs of the source, fetched row by row during the tile before:
+// pieces of many rows in turns are not foreseen by the processor, and reach half of the speed. kStream: lines of the target begin its rows.
 template <bool kStream>
 void turn_from_memory(const LayoutPart& p) {
   // Rows a multiple of 4 KiB apart share sets of the caches: short runs of more rows, so that lines of the target are written at once.

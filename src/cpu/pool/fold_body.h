@@ -12,6 +12,8 @@ namespace {
 using simd::F;
 using simd::Mask;
 constexpr int kL = simd::kLanes;
+// The baseline neither stores past the caches nor fetches ahead: what differs in that alone is not compiled for it.
+constexpr bool kMinds = kL > 4;
 constexpr int64_t kBlock = 32;                  // terms of a sum before it is added to the total
 constexpr int64_t kMaxStep = int64_t{1} << 26;  // of simd::load_step
 

@@ -294,13 +294,12 @@ void pool_pixels_by(const PoolCall& g) {
 
 template <class R>
 void pool_pixels(const PoolCall& g) {
-  const bool whole = g.c % kLine == 0 && to_line(g.dst) == 0;
-  if (g.streaming && whole) {
-    pool_pixels_by<R, true>(g);
-    simd::stream_end();
-  } else {
-    pool_pixels_by<R, false>(g);
-  }
+  if constexpr (kMinds)
+    if (g.streaming && g.c % kLine == 0 && to_line(g.dst) == 0) {
+      pool_pixels_by<R, true>(g);
+      return simd::stream_end();
+    }
+  pool_pixels_by<R, false>(g);
 }
 
 }  // namespace

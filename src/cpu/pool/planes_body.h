@@ -236,7 +236,7 @@ inline __attribute__((always_inline)) void each_plane(const PoolCall& g, int64_t
   for (int64_t i = 0; i < g.images; ++i, src += g.src_image, dst += g.dst_image) body(src, dst);
 }
 
-// The same for rows begin..end-1, whose windows have all their rows; masks only where a row begins and ends.
+// Output rows begin..end-1 of all planes, whose windows have all their rows; masks only where a row begins and ends.
 template <class R, int kRows, int kCols, Fetch kFetch, bool kStream>
 [[gnu::noinline]] void halve_inner(const PoolCall& g, int64_t begin, int64_t end, const Divisor& divisor, F& watched) {
   const int64_t ld = g.dh * g.iw, step = g.sh * g.iw, vectors = (g.ow + kL - 1) / kL,
@@ -301,7 +301,7 @@ inline simd::Index narrow_columns(const PoolCall& g, int64_t column) {
   return simd::index(from);
 }
 
-// Two such rows of at most kL / 2 columns each in one vector.
+// The same, two output rows of at most kL / 2 columns each in one vector.
 template <class R, int kRows, int kCols, Fetch kFetch>
 [[gnu::noinline]] void halve_narrow(const PoolCall& g, int64_t begin, int64_t end, const Plane& p, F& watched) {
   const bool full = one_too_many(g);
@@ -393,10 +393,11 @@ void halve_inside(const PoolCall& g, const Plane& p, F& seen) {
 template <class R, int kCols, bool kStream>
 void halve_rows(const PoolCall& g, const Plane& p, F& seen) {
   if (p.inner_begin < p.inner_end) {
+    constexpr Fetch kNear = kMinds ? Fetch::kNear : Fetch::kNone, kFar = kMinds ? Fetch::kFar : Fetch::kNone;
     if (g.near) {
-      halve_inside<R, kCols, Fetch::kNear, kStream>(g, p, seen);
+      halve_inside<R, kCols, kNear, kStream>(g, p, seen);
     } else if (g.far && g.sh == 2) {
-      halve_inside<R, kCols, Fetch::kFar, kStream>(g, p, seen);
+      halve_inside<R, kCols, kFar, kStream>(g, p, seen);
     } else {
       halve_inside<R, kCols, Fetch::kNone, kStream>(g, p, seen);
     }
@@ -461,7 +462,7 @@ void pool_planes(const PoolCall* call, Again again) {
       some.ih *= g.images, some.oh *= g.images, some.images = 1;
       some.row_end = plane.inner_end = some.oh;
     }
-    const bool met = stream ? pool_planes_by<R, true>(some, plane) : pool_planes_by<R, false>(some, plane);
+    const bool met = stream ? pool_planes_by<R, kMinds>(some, plane) : pool_planes_by<R, false>(some, plane);
     if (met) again(g);
     g.src += g.images * g.src_image, g.dst += g.images * g.dst_image;
   }

@@ -154,6 +154,7 @@ void run_planes(const Plan& plan, const Operands& args, Worker& worker, PoolCall
   LayoutPart turn{};
   turn.work = work + at.turn;
   g.c = kPlanes, g.images = 1;
+  g.far = 0;  // bands lie in private memory
   g.work = work + at.strip;
   g.work_floats = at.turn - at.strip;
   const Range mine = share(groups * bands, worker.tid, worker.nthr);
