@@ -97,10 +97,10 @@ void adaptive_avg_pool2d(const py::array& input, py::array dst, fc::Pair output_
 
 // False, and nothing is done, where these are no plain arrays of images and their results that lie apart.
 bool global_average_into(const py::handle& input, const py::handle& dst, bool nhwc) {
-  if (!is_plain(input) || !is_plain(dst)) return false;
+  if (!plain_and_apart(input, dst)) return false;
   const auto x = py::reinterpret_borrow<py::array>(input);
   auto y = py::reinterpret_borrow<py::array>(dst);
-  if (x.ndim() != 4 || x.size() == 0 || !y.writeable() || share_memory(x, y)) return false;
+  if (x.ndim() != 4 || x.size() == 0) return false;
   const fc::Problem p =
       fc::adaptive_avg_pool2d_problem(shape_of(x), {1, 1}, nhwc ? fc::Layout::nhwc : fc::Layout::nchw);
   if (!has_shape(y, fc::output_shape(p))) return false;
@@ -114,12 +114,10 @@ void relu(const py::array& input, py::array dst) {
 
 // False, and nothing is done, where these are no plain arrays of one shape that lie apart.
 bool relu_into(const py::handle& input, const py::handle& dst) {
-  if (!is_plain(input) || !is_plain(dst)) return false;
+  if (!plain_and_apart(input, dst)) return false;
   const auto x = py::reinterpret_borrow<py::array>(input);
   auto y = py::reinterpret_borrow<py::array>(dst);
-  if (!std::equal(x.shape(), x.shape() + x.ndim(), y.shape(), y.shape() + y.ndim()) || x.size() == 0 ||
-      !y.writeable() || share_memory(x, y))
-    return false;
+  if (!std::equal(x.shape(), x.shape() + x.ndim(), y.shape(), y.shape() + y.ndim()) || x.size() == 0) return false;
   run_plain(fc::relu_problem({x.size()}), x, static_cast<float*>(y.mutable_data()));
   return true;
 }
@@ -143,10 +141,10 @@ void convert_layout(const py::array& input, py::array dst, const std::string& so
 
 // From NCHW to NHWC or back. False, and nothing is done, where these are no plain arrays of such shapes that lie apart.
 bool convert_layout_into(const py::handle& input, const py::handle& dst, bool to_nhwc) {
-  if (!is_plain(input) || !is_plain(dst)) return false;
+  if (!plain_and_apart(input, dst)) return false;
   const auto x = py::reinterpret_borrow<py::array>(input);
   auto y = py::reinterpret_borrow<py::array>(dst);
-  if (x.ndim() != 4 || x.size() == 0 || !y.writeable() || share_memory(x, y)) return false;
+  if (x.ndim() != 4 || x.size() == 0) return false;
   const fc::Layout planes = fc::Layout::nchw, pixels = fc::Layout::nhwc;
   const fc::Problem p = fc::convert_layout_problem(shape_of(x), to_nhwc ? planes : pixels, to_nhwc ? pixels : planes);
   if (!has_shape(y, fc::output_shape(p))) return false;

@@ -63,11 +63,13 @@ inline bool has_shape(const py::array& a, const fc::Shape& shape) {
   return std::equal(shape.begin(), shape.end(), a.shape(), a.shape() + a.ndim());
 }
 
-// Of arrays in one piece each.
-inline bool share_memory(const py::array& a, const py::array& b) {
+// Whether x can be read and y be written as they are: both plain, y writeable, no memory shared.
+inline bool plain_and_apart(const py::handle& x, const py::handle& y) {
+  if (!is_plain(x) || !is_plain(y)) return false;
+  const auto a = py::reinterpret_borrow<py::array>(x), b = py::reinterpret_borrow<py::array>(y);
   const auto* p = static_cast<const std::byte*>(a.data());
   const auto* q = static_cast<const std::byte*>(b.data());
-  return p < q + b.nbytes() && q < p + a.nbytes();
+  return b.writeable() && (p >= q + b.nbytes() || q >= p + a.nbytes());
 }
 
 inline void require_size(const py::array& a, int64_t size, const char* name) {

@@ -72,12 +72,10 @@ py::object answer(fc::Program& self, const py::handle& x) {
 
 // The same into `out`; false, and nothing is done, where that is no such array of the output's shape, or shares memory with x.
 bool answer_into(fc::Program& self, const py::handle& x, const py::handle& out) {
-  if (!is_plain(x) || !is_plain(out) || self.stale() || self.input_count() != 1 || self.output_count() != 1)
-    return false;
+  if (!plain_and_apart(x, out) || self.stale() || self.input_count() != 1 || self.output_count() != 1) return false;
   const auto a = py::reinterpret_borrow<py::array>(x);
   auto y = py::reinterpret_borrow<py::array>(out);
-  if (!has_shape(a, self.input_shape(0)) || !has_shape(y, self.output_shape(0)) || !y.writeable() || share_memory(a, y))
-    return false;
+  if (!has_shape(a, self.input_shape(0)) || !has_shape(y, self.output_shape(0))) return false;
   const std::vector<const float*> inputs = {static_cast<const float*>(a.data())};
   const std::vector<float*> outputs = {static_cast<float*>(y.mutable_data())};
   const py::gil_scoped_release unlocked;

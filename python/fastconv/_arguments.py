@@ -66,9 +66,6 @@ def _is_sequence(value: Any) -> bool:
 
 def pair(value: Any, name: str, least: int) -> Pair:
     """An int for both axes, or (h, w)."""
-    if type(value) is int:
-        number = integer(value, name, least)
-        return number, number
     if _is_sequence(value):
         if len(value) == 1:  # torch accepts a sequence of one
             value = (value[0], value[0])
